@@ -1,0 +1,133 @@
+// Package stats holds the measuring instruments that both programs share: mergeable quantile
+// sketches and comparisons between them. It does no I/O and keeps no clock.
+package stats
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/DataDog/sketches-go/ddsketch"
+	"github.com/DataDog/sketches-go/ddsketch/mapping"
+	"github.com/DataDog/sketches-go/ddsketch/pb/sketchpb"
+	"github.com/DataDog/sketches-go/ddsketch/store"
+	"google.golang.org/protobuf/proto"
+)
+
+// Accuracy is the relative error of every quantile of a Sketch.
+const Accuracy = 0.01
+
+// maxBins bounds a sketch: 1 ms to 600 s needs 666 bins at 1 %; more collapses the lowest.
+const maxBins = 1024
+
+// ErrSketch is returned for a serialized sketch that is broken or of another accuracy.
+var ErrSketch = errors.New("not a sketch of 1 % accuracy")
+
+// Sketch is a DDSketch (Masson et al., PVLDB 12(12), 2019) with an exact sum. The zero value is
+// not usable; call NewSketch. A Sketch is not safe for concurrent use.
+type Sketch struct {
+	dd  *ddsketch.DDSketch
+	sum float64
+}
+
+// NewSketch returns an empty sketch.
+func NewSketch() *Sketch {
+	m, err := mapping.NewLogarithmicMapping(Accuracy)
+	if err != nil {
+		panic(err) // the constant above is in range
+	}
+	return &Sketch{dd: ddsketch.NewDDSketchFromStoreProvider(m, newStore)}
+}
+
+func newStore() store.Store { return store.NewCollapsingLowestDenseStore(maxBins) }
+
+// Add records one value, in the metric's unit. Negative, infinite and NaN values are refused.
+func (s *Sketch) Add(v float64) error { return s.AddN(v, 1) }
+
+// AddN records a value n times; n may be fractional.
+func (s *Sketch) AddN(v, n float64) error {
+	if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 || math.IsNaN(n) || math.IsInf(n, 0) || n < 0 {
+		return fmt.Errorf("value %v × %v cannot be observed", v, n)
+	}
+	if n == 0 {
+		return nil
+	}
+	if err := s.dd.AddWithCount(v, n); err != nil {
+		return err
+	}
+	s.sum += v * n
+	return nil
+}
+
+// Count is the number of values.
+func (s *Sketch) Count() float64 { return s.dd.GetCount() }
+
+// Sum of the values.
+func (s *Sketch) Sum() float64 { return s.sum }
+
+// SetSum replaces the sum where the source knows it exactly, such as a histogram's _sum.
+func (s *Sketch) SetSum(sum float64) { s.sum = sum }
+
+// Mean of the values, NaN when there are none.
+func (s *Sketch) Mean() float64 { return s.sum / s.Count() }
+
+// Quantile q in [0, 1]; NaN when the sketch is empty.
+func (s *Sketch) Quantile(q float64) float64 {
+	v, err := s.dd.GetValueAtQuantile(q)
+	if err != nil {
+		return math.NaN()
+	}
+	return v
+}
+
+// CountAbove estimates how many values exceed x; exact to the sketch's accuracy in x.
+func (s *Sketch) CountAbove(x float64) float64 {
+	var n float64
+	s.dd.ForEach(func(v, count float64) bool {
+		if v > x {
+			n += count
+		}
+		return false
+	})
+	return n
+}
+
+// Merge adds all values of o, exactly.
+func (s *Sketch) Merge(o *Sketch) error {
+	if o == nil || o.dd.IsEmpty() {
+		return nil
+	}
+	if err := s.dd.MergeWith(o.dd); err != nil {
+		return fmt.Errorf("merge sketch: %w", err)
+	}
+	s.sum += o.sum
+	return nil
+}
+
+// Clone returns an independent copy.
+func (s *Sketch) Clone() *Sketch { return &Sketch{dd: s.dd.Copy(), sum: s.sum} }
+
+// Marshal returns the library's protobuf form; the sum travels beside it.
+func (s *Sketch) Marshal() ([]byte, error) { return proto.Marshal(s.dd.ToProto()) }
+
+// UnmarshalSketch reads what Marshal wrote. It returns ErrSketch for anything else.
+func UnmarshalSketch(b []byte, sum float64) (sk *Sketch, err error) {
+	defer func() {
+		if r := recover(); r != nil { // the library panics on some hostile inputs
+			sk, err = nil, fmt.Errorf("%w: %v", ErrSketch, r)
+		}
+	}()
+	var pb sketchpb.DDSketch
+	if err := proto.Unmarshal(b, &pb); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSketch, err)
+	}
+	dd, err := ddsketch.FromProtoWithStoreProvider(&pb, newStore)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSketch, err)
+	}
+	s := NewSketch()
+	if !s.dd.IndexMapping.Equals(dd.IndexMapping) {
+		return nil, ErrSketch
+	}
+	return &Sketch{dd: dd, sum: sum}, nil
+}
