@@ -32,6 +32,7 @@ const (
 	Stopped   State = "stopped"    // by request
 	CrashLoop State = "crash_loop" // exited too often; waits for a Start
 	Failed    State = "failed"     // could not be executed at all; Error says why
+	Exited    State = "exited"     // ended unasked; started again after a pause, Error says when and as what
 )
 
 // Exit of an engine process.
@@ -59,6 +60,8 @@ type Status struct {
 	Exits            []Exit `json:"exits,omitempty"`
 	Restarts         int    `json:"restarts"`
 	Error            string `json:"error,omitempty"`
+	// LogOffset is where in the log the output of the current engine begins.
+	LogOffset uint64 `json:"log_offset"`
 	// LauncherStartedAt tells a sidecar that the launcher itself was restarted.
 	LauncherStartedAt time.Time `json:"launcher_started_at"`
 }
