@@ -645,6 +645,7 @@ type StepRollout struct {
 	//	*StepRollout_BakeDone
 	//	*StepRollout_RollbackStalled
 	//	*StepRollout_Cancel
+	//	*StepRollout_Promote
 	Step          isStepRollout_Step `protobuf_oneof:"step"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -838,6 +839,15 @@ func (x *StepRollout) GetCancel() *Cancel {
 	return nil
 }
 
+func (x *StepRollout) GetPromote() *Promote {
+	if x != nil {
+		if x, ok := x.Step.(*StepRollout_Promote); ok {
+			return x.Promote
+		}
+	}
+	return nil
+}
+
 type isStepRollout_Step interface {
 	isStepRollout_Step()
 }
@@ -906,6 +916,10 @@ type StepRollout_Cancel struct {
 	Cancel *Cancel `protobuf:"bytes,17,opt,name=cancel,proto3,oneof"`
 }
 
+type StepRollout_Promote struct {
+	Promote *Promote `protobuf:"bytes,18,opt,name=promote,proto3,oneof"`
+}
+
 func (*StepRollout_Validate) isStepRollout_Step() {}
 
 func (*StepRollout_Enqueue) isStepRollout_Step() {}
@@ -937,6 +951,8 @@ func (*StepRollout_BakeDone) isStepRollout_Step() {}
 func (*StepRollout_RollbackStalled) isStepRollout_Step() {}
 
 func (*StepRollout_Cancel) isStepRollout_Step() {}
+
+func (*StepRollout_Promote) isStepRollout_Step() {}
 
 type Validate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1047,11 +1063,13 @@ func (*Start) Descriptor() ([]byte, []int) {
 }
 
 type PlanWave struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	Selected      []string               `protobuf:"bytes,2,rep,name=selected,proto3" json:"selected,omitempty"`
-	Controls      []string               `protobuf:"bytes,3,rep,name=controls,proto3" json:"controls,omitempty"`
-	DeadlineMs    int64                  `protobuf:"varint,4,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Index      uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Selected   []string               `protobuf:"bytes,2,rep,name=selected,proto3" json:"selected,omitempty"`
+	Controls   []string               `protobuf:"bytes,3,rep,name=controls,proto3" json:"controls,omitempty"`
+	DeadlineMs int64                  `protobuf:"varint,4,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
+	// baseline of the group, with the first wave.
+	Baseline      *Measured `protobuf:"bytes,5,opt,name=baseline,proto3" json:"baseline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1112,6 +1130,13 @@ func (x *PlanWave) GetDeadlineMs() int64 {
 		return x.DeadlineMs
 	}
 	return 0
+}
+
+func (x *PlanWave) GetBaseline() *Measured {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
 }
 
 // NextBatch offers the epoch to part of the wave. headroom_ok carries the leader's measurement
@@ -1686,6 +1711,52 @@ func (x *Cancel) GetReason() string {
 	return ""
 }
 
+// Promote is a person's decision to pass the present wave, or to end the bake, without waiting
+// for more evidence.
+type Promote struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Promote) Reset() {
+	*x = Promote{}
+	mi := &file_command_v1_command_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Promote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Promote) ProtoMessage() {}
+
+func (x *Promote) ProtoReflect() protoreflect.Message {
+	mi := &file_command_v1_command_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Promote.ProtoReflect.Descriptor instead.
+func (*Promote) Descriptor() ([]byte, []int) {
+	return file_command_v1_command_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Promote) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type PutRecommendation struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Recommendation *Recommendation        `protobuf:"bytes,1,opt,name=recommendation,proto3" json:"recommendation,omitempty"`
@@ -1695,7 +1766,7 @@ type PutRecommendation struct {
 
 func (x *PutRecommendation) Reset() {
 	*x = PutRecommendation{}
-	mi := &file_command_v1_command_proto_msgTypes[24]
+	mi := &file_command_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1778,7 @@ func (x *PutRecommendation) String() string {
 func (*PutRecommendation) ProtoMessage() {}
 
 func (x *PutRecommendation) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[24]
+	mi := &file_command_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1791,7 @@ func (x *PutRecommendation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRecommendation.ProtoReflect.Descriptor instead.
 func (*PutRecommendation) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutRecommendation) GetRecommendation() *Recommendation {
@@ -1745,7 +1816,7 @@ type DecideRecommendation struct {
 
 func (x *DecideRecommendation) Reset() {
 	*x = DecideRecommendation{}
-	mi := &file_command_v1_command_proto_msgTypes[25]
+	mi := &file_command_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1828,7 @@ func (x *DecideRecommendation) String() string {
 func (*DecideRecommendation) ProtoMessage() {}
 
 func (x *DecideRecommendation) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[25]
+	mi := &file_command_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1841,7 @@ func (x *DecideRecommendation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideRecommendation.ProtoReflect.Descriptor instead.
 func (*DecideRecommendation) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DecideRecommendation) GetId() string {
@@ -1828,7 +1899,7 @@ type CreateWorkflow struct {
 
 func (x *CreateWorkflow) Reset() {
 	*x = CreateWorkflow{}
-	mi := &file_command_v1_command_proto_msgTypes[26]
+	mi := &file_command_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1911,7 @@ func (x *CreateWorkflow) String() string {
 func (*CreateWorkflow) ProtoMessage() {}
 
 func (x *CreateWorkflow) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[26]
+	mi := &file_command_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1924,7 @@ func (x *CreateWorkflow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWorkflow.ProtoReflect.Descriptor instead.
 func (*CreateWorkflow) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateWorkflow) GetId() string {
@@ -1911,7 +1982,7 @@ type StepWorkflow struct {
 
 func (x *StepWorkflow) Reset() {
 	*x = StepWorkflow{}
-	mi := &file_command_v1_command_proto_msgTypes[27]
+	mi := &file_command_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +1994,7 @@ func (x *StepWorkflow) String() string {
 func (*StepWorkflow) ProtoMessage() {}
 
 func (x *StepWorkflow) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[27]
+	mi := &file_command_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2007,7 @@ func (x *StepWorkflow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepWorkflow.ProtoReflect.Descriptor instead.
 func (*StepWorkflow) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StepWorkflow) GetId() string {
@@ -2027,7 +2098,7 @@ type EffectDone struct {
 
 func (x *EffectDone) Reset() {
 	*x = EffectDone{}
-	mi := &file_command_v1_command_proto_msgTypes[28]
+	mi := &file_command_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2110,7 @@ func (x *EffectDone) String() string {
 func (*EffectDone) ProtoMessage() {}
 
 func (x *EffectDone) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[28]
+	mi := &file_command_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2123,7 @@ func (x *EffectDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EffectDone.ProtoReflect.Descriptor instead.
 func (*EffectDone) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EffectDone) GetId() string {
@@ -2087,7 +2158,7 @@ type LiftQuarantine struct {
 
 func (x *LiftQuarantine) Reset() {
 	*x = LiftQuarantine{}
-	mi := &file_command_v1_command_proto_msgTypes[29]
+	mi := &file_command_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2170,7 @@ func (x *LiftQuarantine) String() string {
 func (*LiftQuarantine) ProtoMessage() {}
 
 func (x *LiftQuarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[29]
+	mi := &file_command_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2183,7 @@ func (x *LiftQuarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftQuarantine.ProtoReflect.Descriptor instead.
 func (*LiftQuarantine) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LiftQuarantine) GetGroup() string {
@@ -2146,7 +2217,7 @@ type BumpIncarnation struct {
 
 func (x *BumpIncarnation) Reset() {
 	*x = BumpIncarnation{}
-	mi := &file_command_v1_command_proto_msgTypes[30]
+	mi := &file_command_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2229,7 @@ func (x *BumpIncarnation) String() string {
 func (*BumpIncarnation) ProtoMessage() {}
 
 func (x *BumpIncarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[30]
+	mi := &file_command_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2242,7 @@ func (x *BumpIncarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BumpIncarnation.ProtoReflect.Descriptor instead.
 func (*BumpIncarnation) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *BumpIncarnation) GetReason() string {
@@ -2191,7 +2262,7 @@ type ForgetInstance struct {
 
 func (x *ForgetInstance) Reset() {
 	*x = ForgetInstance{}
-	mi := &file_command_v1_command_proto_msgTypes[31]
+	mi := &file_command_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2274,7 @@ func (x *ForgetInstance) String() string {
 func (*ForgetInstance) ProtoMessage() {}
 
 func (x *ForgetInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[31]
+	mi := &file_command_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2287,7 @@ func (x *ForgetInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetInstance.ProtoReflect.Descriptor instead.
 func (*ForgetInstance) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ForgetInstance) GetInstanceId() string {
@@ -2276,7 +2347,7 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\vworkflow_id\x18\a \x01(\tR\n" +
 	"workflowId\x12/\n" +
 	"\x13override_quarantine\x18\b \x01(\bR\x12overrideQuarantine\x12,\n" +
-	"\x12rolls_forward_from\x18\t \x01(\tR\x10rollsForwardFrom\"\xf5\x06\n" +
+	"\x12rolls_forward_from\x18\t \x01(\tR\x10rollsForwardFrom\"\xa6\a\n" +
 	"\vStepRollout\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x122\n" +
@@ -2297,18 +2368,20 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\adrained\x18\x0e \x01(\v2\x13.command.v1.DrainedH\x00R\adrained\x123\n" +
 	"\tbake_done\x18\x0f \x01(\v2\x14.command.v1.BakeDoneH\x00R\bbakeDone\x12H\n" +
 	"\x10rollback_stalled\x18\x10 \x01(\v2\x1b.command.v1.RollbackStalledH\x00R\x0frollbackStalled\x12,\n" +
-	"\x06cancel\x18\x11 \x01(\v2\x12.command.v1.CancelH\x00R\x06cancelB\x06\n" +
+	"\x06cancel\x18\x11 \x01(\v2\x12.command.v1.CancelH\x00R\x06cancel\x12/\n" +
+	"\apromote\x18\x12 \x01(\v2\x13.command.v1.PromoteH\x00R\apromoteB\x06\n" +
 	"\x04step\"\n" +
 	"\n" +
 	"\bValidate\"\t\n" +
 	"\aEnqueue\"\a\n" +
-	"\x05Start\"y\n" +
+	"\x05Start\"\xab\x01\n" +
 	"\bPlanWave\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x1a\n" +
 	"\bselected\x18\x02 \x03(\tR\bselected\x12\x1a\n" +
 	"\bcontrols\x18\x03 \x03(\tR\bcontrols\x12\x1f\n" +
 	"\vdeadline_ms\x18\x04 \x01(\x03R\n" +
-	"deadlineMs\"\xbe\x01\n" +
+	"deadlineMs\x120\n" +
+	"\bbaseline\x18\x05 \x01(\v2\x14.command.v1.MeasuredR\bbaseline\"\xbe\x01\n" +
 	"\tNextBatch\x12\x12\n" +
 	"\x04wave\x18\x01 \x01(\rR\x04wave\x12\x1c\n" +
 	"\tinstances\x18\x02 \x03(\tR\tinstances\x12\x1e\n" +
@@ -2339,6 +2412,8 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x0fRollbackStalled\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\" \n" +
 	"\x06Cancel\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"!\n" +
+	"\aPromote\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"W\n" +
 	"\x11PutRecommendation\x12B\n" +
 	"\x0erecommendation\x18\x01 \x01(\v2\x1a.command.v1.RecommendationR\x0erecommendation\"\x99\x02\n" +
@@ -2421,7 +2496,7 @@ func file_command_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_command_v1_command_proto_goTypes = []any{
 	(CommandType)(0),             // 0: command.v1.CommandType
 	(*Envelope)(nil),             // 1: command.v1.Envelope
@@ -2448,33 +2523,34 @@ var file_command_v1_command_proto_goTypes = []any{
 	(*BakeDone)(nil),             // 22: command.v1.BakeDone
 	(*RollbackStalled)(nil),      // 23: command.v1.RollbackStalled
 	(*Cancel)(nil),               // 24: command.v1.Cancel
-	(*PutRecommendation)(nil),    // 25: command.v1.PutRecommendation
-	(*DecideRecommendation)(nil), // 26: command.v1.DecideRecommendation
-	(*CreateWorkflow)(nil),       // 27: command.v1.CreateWorkflow
-	(*StepWorkflow)(nil),         // 28: command.v1.StepWorkflow
-	(*EffectDone)(nil),           // 29: command.v1.EffectDone
-	(*LiftQuarantine)(nil),       // 30: command.v1.LiftQuarantine
-	(*BumpIncarnation)(nil),      // 31: command.v1.BumpIncarnation
-	(*ForgetInstance)(nil),       // 32: command.v1.ForgetInstance
-	nil,                          // 33: command.v1.DecideRecommendation.ObtainedEntry
-	(*Policy)(nil),               // 34: command.v1.Policy
-	(*v1.EngineInfo)(nil),        // 35: agent.v1.EngineInfo
-	(*v1.StateReport)(nil),       // 36: agent.v1.StateReport
-	(*v1.Body)(nil),              // 37: agent.v1.Body
-	(*Verdict)(nil),              // 38: command.v1.Verdict
-	(*Recommendation)(nil),       // 39: command.v1.Recommendation
-	(Mode)(0),                    // 40: command.v1.Mode
-	(WorkflowState)(0),           // 41: command.v1.WorkflowState
-	(*Finding)(nil),              // 42: command.v1.Finding
-	(*Measured)(nil),             // 43: command.v1.Measured
+	(*Promote)(nil),              // 25: command.v1.Promote
+	(*PutRecommendation)(nil),    // 26: command.v1.PutRecommendation
+	(*DecideRecommendation)(nil), // 27: command.v1.DecideRecommendation
+	(*CreateWorkflow)(nil),       // 28: command.v1.CreateWorkflow
+	(*StepWorkflow)(nil),         // 29: command.v1.StepWorkflow
+	(*EffectDone)(nil),           // 30: command.v1.EffectDone
+	(*LiftQuarantine)(nil),       // 31: command.v1.LiftQuarantine
+	(*BumpIncarnation)(nil),      // 32: command.v1.BumpIncarnation
+	(*ForgetInstance)(nil),       // 33: command.v1.ForgetInstance
+	nil,                          // 34: command.v1.DecideRecommendation.ObtainedEntry
+	(*Policy)(nil),               // 35: command.v1.Policy
+	(*v1.EngineInfo)(nil),        // 36: agent.v1.EngineInfo
+	(*v1.StateReport)(nil),       // 37: agent.v1.StateReport
+	(*v1.Body)(nil),              // 38: agent.v1.Body
+	(*Measured)(nil),             // 39: command.v1.Measured
+	(*Verdict)(nil),              // 40: command.v1.Verdict
+	(*Recommendation)(nil),       // 41: command.v1.Recommendation
+	(Mode)(0),                    // 42: command.v1.Mode
+	(WorkflowState)(0),           // 43: command.v1.WorkflowState
+	(*Finding)(nil),              // 44: command.v1.Finding
 }
 var file_command_v1_command_proto_depIdxs = []int32{
 	0,  // 0: command.v1.Envelope.type:type_name -> command.v1.CommandType
-	34, // 1: command.v1.PutGroup.policy:type_name -> command.v1.Policy
+	35, // 1: command.v1.PutGroup.policy:type_name -> command.v1.Policy
 	5,  // 2: command.v1.AgentsReport.transitions:type_name -> command.v1.AgentTransition
-	35, // 3: command.v1.AgentTransition.engine:type_name -> agent.v1.EngineInfo
-	36, // 4: command.v1.AgentTransition.state:type_name -> agent.v1.StateReport
-	37, // 5: command.v1.CreateRollout.body:type_name -> agent.v1.Body
+	36, // 3: command.v1.AgentTransition.engine:type_name -> agent.v1.EngineInfo
+	37, // 4: command.v1.AgentTransition.state:type_name -> agent.v1.StateReport
+	38, // 5: command.v1.CreateRollout.body:type_name -> agent.v1.Body
 	9,  // 6: command.v1.StepRollout.validate:type_name -> command.v1.Validate
 	10, // 7: command.v1.StepRollout.enqueue:type_name -> command.v1.Enqueue
 	11, // 8: command.v1.StepRollout.start:type_name -> command.v1.Start
@@ -2491,20 +2567,22 @@ var file_command_v1_command_proto_depIdxs = []int32{
 	22, // 19: command.v1.StepRollout.bake_done:type_name -> command.v1.BakeDone
 	23, // 20: command.v1.StepRollout.rollback_stalled:type_name -> command.v1.RollbackStalled
 	24, // 21: command.v1.StepRollout.cancel:type_name -> command.v1.Cancel
-	38, // 22: command.v1.GiveVerdict.verdict:type_name -> command.v1.Verdict
-	39, // 23: command.v1.PutRecommendation.recommendation:type_name -> command.v1.Recommendation
-	33, // 24: command.v1.DecideRecommendation.obtained:type_name -> command.v1.DecideRecommendation.ObtainedEntry
-	40, // 25: command.v1.CreateWorkflow.mode:type_name -> command.v1.Mode
-	41, // 26: command.v1.StepWorkflow.expect:type_name -> command.v1.WorkflowState
-	41, // 27: command.v1.StepWorkflow.next:type_name -> command.v1.WorkflowState
-	42, // 28: command.v1.StepWorkflow.findings:type_name -> command.v1.Finding
-	43, // 29: command.v1.StepWorkflow.before:type_name -> command.v1.Measured
-	43, // 30: command.v1.StepWorkflow.after:type_name -> command.v1.Measured
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	25, // 22: command.v1.StepRollout.promote:type_name -> command.v1.Promote
+	39, // 23: command.v1.PlanWave.baseline:type_name -> command.v1.Measured
+	40, // 24: command.v1.GiveVerdict.verdict:type_name -> command.v1.Verdict
+	41, // 25: command.v1.PutRecommendation.recommendation:type_name -> command.v1.Recommendation
+	34, // 26: command.v1.DecideRecommendation.obtained:type_name -> command.v1.DecideRecommendation.ObtainedEntry
+	42, // 27: command.v1.CreateWorkflow.mode:type_name -> command.v1.Mode
+	43, // 28: command.v1.StepWorkflow.expect:type_name -> command.v1.WorkflowState
+	43, // 29: command.v1.StepWorkflow.next:type_name -> command.v1.WorkflowState
+	44, // 30: command.v1.StepWorkflow.findings:type_name -> command.v1.Finding
+	39, // 31: command.v1.StepWorkflow.before:type_name -> command.v1.Measured
+	39, // 32: command.v1.StepWorkflow.after:type_name -> command.v1.Measured
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_command_v1_command_proto_init() }
@@ -2531,6 +2609,7 @@ func file_command_v1_command_proto_init() {
 		(*StepRollout_BakeDone)(nil),
 		(*StepRollout_RollbackStalled)(nil),
 		(*StepRollout_Cancel)(nil),
+		(*StepRollout_Promote)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2538,7 +2617,7 @@ func file_command_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_v1_command_proto_rawDesc), len(file_command_v1_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

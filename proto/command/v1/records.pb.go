@@ -459,8 +459,11 @@ type Policy struct {
 	// wave_deadline_ms bounds a wave from its planning to its verdict.
 	WaveDeadlineMs int64 `protobuf:"varint,15,opt,name=wave_deadline_ms,json=waveDeadlineMs,proto3" json:"wave_deadline_ms,omitempty"`
 	QuarantineMs   int64 `protobuf:"varint,16,opt,name=quarantine_ms,json=quarantineMs,proto3" json:"quarantine_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// allow_outage: a change may take the last healthy replica out of service while its engine
+	// restarts. A group of one replica cannot be changed without it.
+	AllowOutage   *bool `protobuf:"varint,17,opt,name=allow_outage,json=allowOutage,proto3,oneof" json:"allow_outage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Policy) Reset() {
@@ -603,6 +606,13 @@ func (x *Policy) GetQuarantineMs() int64 {
 		return x.QuarantineMs
 	}
 	return 0
+}
+
+func (x *Policy) GetAllowOutage() bool {
+	if x != nil && x.AllowOutage != nil {
+		return *x.AllowOutage
+	}
+	return false
 }
 
 type Group struct {
@@ -751,17 +761,19 @@ type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  AssignmentKind         `protobuf:"varint,1,opt,name=kind,proto3,enum=command.v1.AssignmentKind" json:"kind,omitempty"`
 	// fence_index is the log index of the entry that made this assignment.
-	FenceIndex    uint64 `protobuf:"varint,2,opt,name=fence_index,json=fenceIndex,proto3" json:"fence_index,omitempty"`
-	RolloutId     string `protobuf:"bytes,3,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
-	Wave          uint32 `protobuf:"varint,4,opt,name=wave,proto3" json:"wave,omitempty"`
-	Epoch         uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	ParentEpoch   uint64 `protobuf:"varint,6,opt,name=parent_epoch,json=parentEpoch,proto3" json:"parent_epoch,omitempty"`
-	BodyHash      string `protobuf:"bytes,7,opt,name=body_hash,json=bodyHash,proto3" json:"body_hash,omitempty"`
-	ApplyByMs     int64  `protobuf:"varint,8,opt,name=apply_by_ms,json=applyByMs,proto3" json:"apply_by_ms,omitempty"`
-	ProbationMs   int64  `protobuf:"varint,9,opt,name=probation_ms,json=probationMs,proto3" json:"probation_ms,omitempty"`
-	Slot          uint32 `protobuf:"varint,10,opt,name=slot,proto3" json:"slot,omitempty"`
-	SlotDelayMs   int64  `protobuf:"varint,11,opt,name=slot_delay_ms,json=slotDelayMs,proto3" json:"slot_delay_ms,omitempty"`
-	Reason        string `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
+	FenceIndex  uint64 `protobuf:"varint,2,opt,name=fence_index,json=fenceIndex,proto3" json:"fence_index,omitempty"`
+	RolloutId   string `protobuf:"bytes,3,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
+	Wave        uint32 `protobuf:"varint,4,opt,name=wave,proto3" json:"wave,omitempty"`
+	Epoch       uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	ParentEpoch uint64 `protobuf:"varint,6,opt,name=parent_epoch,json=parentEpoch,proto3" json:"parent_epoch,omitempty"`
+	BodyHash    string `protobuf:"bytes,7,opt,name=body_hash,json=bodyHash,proto3" json:"body_hash,omitempty"`
+	ApplyByMs   int64  `protobuf:"varint,8,opt,name=apply_by_ms,json=applyByMs,proto3" json:"apply_by_ms,omitempty"`
+	ProbationMs int64  `protobuf:"varint,9,opt,name=probation_ms,json=probationMs,proto3" json:"probation_ms,omitempty"`
+	Slot        uint32 `protobuf:"varint,10,opt,name=slot,proto3" json:"slot,omitempty"`
+	SlotDelayMs int64  `protobuf:"varint,11,opt,name=slot_delay_ms,json=slotDelayMs,proto3" json:"slot_delay_ms,omitempty"`
+	Reason      string `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
+	// at_ms is the leader time of the entry that made this assignment.
+	AtMs          int64 `protobuf:"varint,13,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -878,6 +890,13 @@ func (x *Assignment) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Assignment) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
 }
 
 // Instance is one engine replica.
@@ -1554,8 +1573,13 @@ type Rollout struct {
 	ModifyIndex uint64  `protobuf:"varint,28,opt,name=modify_index,json=modifyIndex,proto3" json:"modify_index,omitempty"`
 	// rolls_forward_from names the incomplete rollback that this rollout repairs.
 	RollsForwardFrom string `protobuf:"bytes,29,opt,name=rolls_forward_from,json=rollsForwardFrom,proto3" json:"rolls_forward_from,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// deadline_left_ms is what remained of the deadline when the rollout was paused.
+	DeadlineLeftMs int64 `protobuf:"varint,30,opt,name=deadline_left_ms,json=deadlineLeftMs,proto3" json:"deadline_left_ms,omitempty"`
+	// baseline is the group before the first wave; the last wave, which leaves no control, is
+	// compared with it.
+	Baseline      *Measured `protobuf:"bytes,31,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
@@ -1789,6 +1813,20 @@ func (x *Rollout) GetRollsForwardFrom() string {
 		return x.RollsForwardFrom
 	}
 	return ""
+}
+
+func (x *Rollout) GetDeadlineLeftMs() int64 {
+	if x != nil {
+		return x.DeadlineLeftMs
+	}
+	return 0
+}
+
+func (x *Rollout) GetBaseline() *Measured {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
 }
 
 type Quarantine struct {
@@ -3236,7 +3274,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\fttft_seconds\x18\x01 \x01(\x01R\vttftSeconds\x12!\n" +
 	"\ftpot_seconds\x18\x02 \x01(\x01R\vtpotSeconds\x12\x1f\n" +
 	"\ve2e_seconds\x18\x03 \x01(\x01R\n" +
-	"e2eSeconds\"\xae\x04\n" +
+	"e2eSeconds\"\xe7\x04\n" +
 	"\x06Policy\x12$\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x10.command.v1.ModeR\x04mode\x12\x14\n" +
 	"\x05floor\x18\x02 \x01(\rR\x05floor\x12'\n" +
@@ -3257,7 +3295,9 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\vhard_margin\x18\x0e \x01(\x01R\n" +
 	"hardMargin\x12(\n" +
 	"\x10wave_deadline_ms\x18\x0f \x01(\x03R\x0ewaveDeadlineMs\x12#\n" +
-	"\rquarantine_ms\x18\x10 \x01(\x03R\fquarantineMs\"\xca\x01\n" +
+	"\rquarantine_ms\x18\x10 \x01(\x03R\fquarantineMs\x12&\n" +
+	"\fallow_outage\x18\x11 \x01(\bH\x00R\vallowOutage\x88\x01\x01B\x0f\n" +
+	"\r_allow_outage\"\xca\x01\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06engine\x18\x02 \x01(\tR\x06engine\x12*\n" +
@@ -3268,7 +3308,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\fmodify_index\x18\x06 \x01(\x04R\vmodifyIndex\"Y\n" +
 	"\tKnobTable\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x128\n" +
-	"\vdescription\x18\x02 \x01(\v2\x16.engine.v1.DescriptionR\vdescription\"\xf9\x02\n" +
+	"\vdescription\x18\x02 \x01(\v2\x16.engine.v1.DescriptionR\vdescription\"\x8e\x03\n" +
 	"\n" +
 	"Assignment\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.command.v1.AssignmentKindR\x04kind\x12\x1f\n" +
@@ -3285,7 +3325,8 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\x04slot\x18\n" +
 	" \x01(\rR\x04slot\x12\"\n" +
 	"\rslot_delay_ms\x18\v \x01(\x03R\vslotDelayMs\x12\x16\n" +
-	"\x06reason\x18\f \x01(\tR\x06reason\"\x93\a\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12\x13\n" +
+	"\x05at_ms\x18\r \x01(\x03R\x04atMs\"\x93\a\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12\x12\n" +
@@ -3356,7 +3397,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\x04Note\x12\x13\n" +
 	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"\xd2\a\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\xae\b\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
@@ -3393,7 +3434,9 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"restoredMs\x12&\n" +
 	"\x05notes\x18\x1b \x03(\v2\x10.command.v1.NoteR\x05notes\x12!\n" +
 	"\fmodify_index\x18\x1c \x01(\x04R\vmodifyIndex\x12,\n" +
-	"\x12rolls_forward_from\x18\x1d \x01(\tR\x10rollsForwardFrom\"\x91\x01\n" +
+	"\x12rolls_forward_from\x18\x1d \x01(\tR\x10rollsForwardFrom\x12(\n" +
+	"\x10deadline_left_ms\x18\x1e \x01(\x03R\x0edeadlineLeftMs\x120\n" +
+	"\bbaseline\x18\x1f \x01(\v2\x14.command.v1.MeasuredR\bbaseline\"\x91\x01\n" +
 	"\n" +
 	"Quarantine\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
@@ -3674,38 +3717,39 @@ var file_command_v1_records_proto_depIdxs = []int32{
 	6,  // 14: command.v1.Rollout.policy:type_name -> command.v1.Policy
 	14, // 15: command.v1.Rollout.waves:type_name -> command.v1.Wave
 	15, // 16: command.v1.Rollout.notes:type_name -> command.v1.Note
-	0,  // 17: command.v1.Workflow.mode:type_name -> command.v1.Mode
-	4,  // 18: command.v1.Workflow.state:type_name -> command.v1.WorkflowState
-	19, // 19: command.v1.Workflow.findings:type_name -> command.v1.Finding
-	20, // 20: command.v1.Workflow.before:type_name -> command.v1.Measured
-	20, // 21: command.v1.Workflow.after:type_name -> command.v1.Measured
-	15, // 22: command.v1.Workflow.notes:type_name -> command.v1.Note
-	32, // 23: command.v1.Measured.values:type_name -> command.v1.Measured.ValuesEntry
-	22, // 24: command.v1.Recommendation.changes:type_name -> command.v1.KnobChange
-	33, // 25: command.v1.Recommendation.predicted:type_name -> command.v1.Recommendation.PredictedEntry
-	19, // 26: command.v1.Recommendation.finding:type_name -> command.v1.Finding
-	23, // 27: command.v1.Recommendation.rejected:type_name -> command.v1.Rejected
-	34, // 28: command.v1.Recommendation.obtained:type_name -> command.v1.Recommendation.ObtainedEntry
-	35, // 29: command.v1.Recommendation.settings:type_name -> command.v1.Recommendation.SettingsEntry
-	28, // 30: command.v1.SnapshotRecord.header:type_name -> command.v1.SnapshotHeader
-	7,  // 31: command.v1.SnapshotRecord.group:type_name -> command.v1.Group
-	10, // 32: command.v1.SnapshotRecord.instance:type_name -> command.v1.Instance
-	8,  // 33: command.v1.SnapshotRecord.knob_table:type_name -> command.v1.KnobTable
-	11, // 34: command.v1.SnapshotRecord.body:type_name -> command.v1.ConfigBody
-	12, // 35: command.v1.SnapshotRecord.epoch:type_name -> command.v1.Epoch
-	16, // 36: command.v1.SnapshotRecord.rollout:type_name -> command.v1.Rollout
-	17, // 37: command.v1.SnapshotRecord.quarantine:type_name -> command.v1.Quarantine
-	18, // 38: command.v1.SnapshotRecord.workflow:type_name -> command.v1.Workflow
-	24, // 39: command.v1.SnapshotRecord.recommendation:type_name -> command.v1.Recommendation
-	25, // 40: command.v1.SnapshotRecord.effect:type_name -> command.v1.Effect
-	26, // 41: command.v1.SnapshotRecord.dedupe:type_name -> command.v1.DedupeRow
-	27, // 42: command.v1.SnapshotRecord.event:type_name -> command.v1.Event
-	21, // 43: command.v1.Recommendation.PredictedEntry.value:type_name -> command.v1.Predicted
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	20, // 17: command.v1.Rollout.baseline:type_name -> command.v1.Measured
+	0,  // 18: command.v1.Workflow.mode:type_name -> command.v1.Mode
+	4,  // 19: command.v1.Workflow.state:type_name -> command.v1.WorkflowState
+	19, // 20: command.v1.Workflow.findings:type_name -> command.v1.Finding
+	20, // 21: command.v1.Workflow.before:type_name -> command.v1.Measured
+	20, // 22: command.v1.Workflow.after:type_name -> command.v1.Measured
+	15, // 23: command.v1.Workflow.notes:type_name -> command.v1.Note
+	32, // 24: command.v1.Measured.values:type_name -> command.v1.Measured.ValuesEntry
+	22, // 25: command.v1.Recommendation.changes:type_name -> command.v1.KnobChange
+	33, // 26: command.v1.Recommendation.predicted:type_name -> command.v1.Recommendation.PredictedEntry
+	19, // 27: command.v1.Recommendation.finding:type_name -> command.v1.Finding
+	23, // 28: command.v1.Recommendation.rejected:type_name -> command.v1.Rejected
+	34, // 29: command.v1.Recommendation.obtained:type_name -> command.v1.Recommendation.ObtainedEntry
+	35, // 30: command.v1.Recommendation.settings:type_name -> command.v1.Recommendation.SettingsEntry
+	28, // 31: command.v1.SnapshotRecord.header:type_name -> command.v1.SnapshotHeader
+	7,  // 32: command.v1.SnapshotRecord.group:type_name -> command.v1.Group
+	10, // 33: command.v1.SnapshotRecord.instance:type_name -> command.v1.Instance
+	8,  // 34: command.v1.SnapshotRecord.knob_table:type_name -> command.v1.KnobTable
+	11, // 35: command.v1.SnapshotRecord.body:type_name -> command.v1.ConfigBody
+	12, // 36: command.v1.SnapshotRecord.epoch:type_name -> command.v1.Epoch
+	16, // 37: command.v1.SnapshotRecord.rollout:type_name -> command.v1.Rollout
+	17, // 38: command.v1.SnapshotRecord.quarantine:type_name -> command.v1.Quarantine
+	18, // 39: command.v1.SnapshotRecord.workflow:type_name -> command.v1.Workflow
+	24, // 40: command.v1.SnapshotRecord.recommendation:type_name -> command.v1.Recommendation
+	25, // 41: command.v1.SnapshotRecord.effect:type_name -> command.v1.Effect
+	26, // 42: command.v1.SnapshotRecord.dedupe:type_name -> command.v1.DedupeRow
+	27, // 43: command.v1.SnapshotRecord.event:type_name -> command.v1.Event
+	21, // 44: command.v1.Recommendation.PredictedEntry.value:type_name -> command.v1.Predicted
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_command_v1_records_proto_init() }
@@ -3713,6 +3757,7 @@ func file_command_v1_records_proto_init() {
 	if File_command_v1_records_proto != nil {
 		return
 	}
+	file_command_v1_records_proto_msgTypes[1].OneofWrappers = []any{}
 	file_command_v1_records_proto_msgTypes[24].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Group)(nil),
