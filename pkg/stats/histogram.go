@@ -98,8 +98,8 @@ func solveBend(full []span, sum float64) float64 {
 	if math.IsNaN(sum) || sum < 0 || math.Abs(even-sum) <= Accuracy*sum/2 {
 		return 1
 	}
-	low, high := -5.0, 5.0 // log2 of the bend
-	for range 20 {
+	low, high := -8.0, 8.0 // log2 of the bend
+	for range 24 {
 		mid := (low + high) / 2
 		if total(math.Exp2(mid)) > sum {
 			low = mid
