@@ -1,0 +1,101 @@
+package scrape
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+func serve(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestFetch(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/load" {
+			_, _ = io.WriteString(w, `{"running":7,"waiting":1}`)
+			return
+		}
+		w.Header().Set("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
+		_, _ = io.WriteString(w, "# TYPE a counter\na_total 5\n# EOF\n")
+	})
+	c := New(Config{
+		MetricsURL: url + "/metrics", LoadURL: url + "/load", Load: LoadPointers{"/running", "/waiting"},
+		Timeout: time.Second, Series: []string{"a_total"},
+	}, nil)
+	p, err := c.Fetch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := values(p.Families)["a_total"]; len(got) != 1 || got[0] != 5 {
+		t.Errorf("a_total %v, want 5", got)
+	}
+	if p.Load == nil || *p.Load.Running != 7 || *p.Load.Waiting != 1 {
+		t.Errorf("load %+v, want 7 running and 1 waiting", p.Load)
+	}
+	if p.At.IsZero() || p.Took <= 0 {
+		t.Errorf("taken at %v in %v", p.At, p.Took)
+	}
+}
+
+func TestFetchWithoutLoadEndpoint(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/load" {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		_, _ = io.WriteString(w, "a 5\n")
+	})
+	p, err := New(Config{MetricsURL: url + "/metrics", LoadURL: url + "/load", Timeout: time.Second}, nil).Fetch(t.Context())
+	if err != nil || p.Load != nil || len(p.Families) != 1 {
+		t.Errorf("page %+v, error %v; want one family and no load", p, err)
+	}
+}
+
+func TestFetchRefuses(t *testing.T) {
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for _, c := range []struct {
+		name    string
+		handler http.HandlerFunc
+		is      error
+		says    string
+	}{
+		{name: "a web page", is: ErrNotMetrics, says: "text/html", handler: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			_, _ = io.WriteString(w, "<html>")
+		}},
+		{name: "not found", says: "404", handler: http.NotFound},
+		{name: "endless", is: ErrTooLarge, handler: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			chunk := strings.Repeat("a 1\n", 1<<18)
+			for range 17 {
+				if _, err := io.WriteString(w, chunk); err != nil {
+					return
+				}
+			}
+		}},
+		{name: "silent", says: "Timeout", handler: func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			url := serve(t, c.handler)
+			_, err := New(Config{MetricsURL: url, Timeout: 500 * time.Millisecond}, nil).Fetch(t.Context())
+			if err == nil || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v, want %v saying %q", err, c.is, c.says)
+			}
+		})
+	}
+}
