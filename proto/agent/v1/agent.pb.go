@@ -2476,9 +2476,12 @@ func (x *AgentGone) GetReason() string {
 // RelayResponse goes from the leader to a control-plane node.
 type RelayResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// agent_id that the directive is for.
-	AgentId       string     `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
-	Directive     *Directive `protobuf:"bytes,2,opt,name=directive,proto3" json:"directive,omitempty"`
+	// agent_id that the directive, or the refusal, is for.
+	AgentId   string     `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Directive *Directive `protobuf:"bytes,2,opt,name=directive,proto3" json:"directive,omitempty"`
+	// refused, when not empty, tells in words why the agent may not stay attached: another process
+	// with its identity is attached to another node. Its stream ends with ALREADY_EXISTS.
+	Refused       string `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2525,6 +2528,13 @@ func (x *RelayResponse) GetDirective() *Directive {
 		return x.Directive
 	}
 	return nil
+}
+
+func (x *RelayResponse) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
 }
 
 var File_agent_v1_agent_proto protoreflect.FileDescriptor
@@ -2716,10 +2726,11 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\v2\x18.agent.v1.ConnectRequestR\amessage\">\n" +
 	"\tAgentGone\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"]\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"w\n" +
 	"\rRelayResponse\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x121\n" +
-	"\tdirective\x18\x02 \x01(\v2\x13.agent.v1.DirectiveR\tdirective*\xd3\x01\n" +
+	"\tdirective\x18\x02 \x01(\v2\x13.agent.v1.DirectiveR\tdirective\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\tR\arefused*\xd3\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
