@@ -51,9 +51,10 @@ type Collector struct {
 	instances []Instance
 	sink      func(*fleet.Window)
 
-	mu     sync.Mutex // guards last
-	last   map[string]*fleet.Window
 	closed time.Time // end of the last window; used by Run's goroutine alone
+
+	mu   sync.Mutex // guards last
+	last map[string]*fleet.Window
 }
 
 // New returns a collector. sink is called from Run's goroutine with each finished window, which
@@ -80,7 +81,7 @@ func (c *Collector) Run(ctx context.Context) error {
 // window. A clock that is set back by less than a minute makes none until it has caught up, so
 // that no second is reported twice; after a larger jump the new time counts.
 func (c *Collector) close(now time.Time) {
-	end := now.Add(-Lag + Lag/2).Truncate(Length) // half the lag of tolerance for early timers
+	end := now.Truncate(Length)
 	if back := c.closed.Sub(end); back >= 0 && back < time.Minute {
 		return
 	}

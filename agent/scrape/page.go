@@ -67,7 +67,10 @@ func NewParser(series []string) *Parser {
 // Parse reads a body in the Prometheus text format or, which is rewritten line by line, in
 // OpenMetrics.
 func (p *Parser) Parse(body []byte) (families map[string]*dto.MetricFamily, dropped int) {
-	for _, part := range p.parts {
+	for name, part := range p.parts {
+		if part.lines.Len() == 0 {
+			delete(p.parts, name) // not on the last page either
+		}
 		part.lines.Reset()
 		part.typed = false
 	}
