@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // Entry is a knob with the releases that have it. A knob whose default or range changed has several
@@ -80,6 +82,27 @@ type Table struct {
 
 // Knob returns the knob of that name, or nil.
 func (t *Table) Knob(name string) *Knob { return t.byName[name] }
+
+// Ignore returns a table in which the named knobs do nothing, each with the reason: what the rest
+// of the settings switches off. Names that the table lacks are passed over.
+func (t *Table) Ignore(why map[string]string) *Table {
+	if len(why) == 0 {
+		return t
+	}
+	with := *t
+	with.Knobs = slices.Clone(t.Knobs)
+	with.byName = maps.Clone(t.byName)
+	for i, k := range with.Knobs {
+		if reason, ok := why[k.GetName()]; ok {
+			clone := proto.CloneOf(k)
+			clone.IgnoredBecause = reason
+			with.Knobs[i] = clone
+			with.byName[k.GetName()] = clone
+		}
+	}
+	with.flags = flagsOf(with.Knobs)
+	return &with
+}
 
 // spelling of a knob on a command line.
 type spelling struct {
