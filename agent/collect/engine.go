@@ -3,6 +3,7 @@ package collect
 import (
 	"context"
 	"maps"
+	"math"
 	"sync"
 	"time"
 
@@ -36,7 +37,10 @@ type Engine struct {
 	totals  *increases
 	started float64 // processStart of the last page
 
+	news      chan struct{} // closed and replaced after each attempt to scrape
 	pending   *fleet.Window // what was gathered since the last Drain; sketches, counters, gauges
+	inFlight  float64
+	counted   bool // inFlight is known
 	answered  time.Time
 	began     time.Time
 	problem   string
@@ -49,7 +53,7 @@ type Engine struct {
 // NewEngine returns a source that reads nothing until Read tells it what and where.
 func NewEngine(interval time.Duration) *Engine {
 	return &Engine{
-		interval: interval, changed: make(chan struct{}, 1), totals: newIncreases(),
+		interval: interval, changed: make(chan struct{}, 1), totals: newIncreases(), news: make(chan struct{}),
 		pending: fleet.NewWindow("", time.Time{}), problem: "the engine's metrics are not known yet",
 	}
 }
@@ -75,10 +79,33 @@ func (e *Engine) Read(f Fetcher, signals []*engine.Signal) {
 	e.mu.Lock()
 	e.fetch, e.signals, e.problem = f, signals, ""
 	e.mu.Unlock()
+	e.hurry()
+}
+
+// hurry makes Run scrape at once.
+func (e *Engine) hurry() {
 	select {
 	case e.changed <- struct{}{}:
 	default:
 	}
+}
+
+// InFlight reads a fresh page and returns the requests in the engine, running and waiting. known
+// is false when the engine did not answer before ctx ended, or its page says nothing at all; a page
+// that says other things but not these is of an engine that shows a series after its first event.
+func (e *Engine) InFlight(ctx context.Context) (n int, known bool) {
+	e.mu.Lock()
+	news := e.news
+	e.mu.Unlock()
+	e.hurry()
+	select {
+	case <-news:
+	case <-ctx.Done():
+		return 0, false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return int(math.Ceil(e.inFlight)), e.counted
 }
 
 // Restarted says that a new engine process has begun: its counters start from nothing.
@@ -127,9 +154,13 @@ func (e *Engine) scrape(ctx context.Context) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer func() {
+		close(e.news)
+		e.news = make(chan struct{})
+	}()
 	if err != nil {
 		e.errors++
-		e.problem = err.Error()
+		e.problem, e.counted = err.Error(), false
 		return
 	}
 	e.add(page)
@@ -149,12 +180,16 @@ func (e *Engine) add(page *scrape.Page) {
 	for metric, s := range sketches {
 		e.merge(metric, s)
 	}
+	gauges := map[string]float64{}
 	for signal, r := range readings {
 		if !r.Counter() {
-			e.pending.Gauges[signal] = r.Value
+			gauges[signal] = r.Value
 		}
 	}
-	setLoad(e.pending.Gauges, page.Load)
+	setLoad(gauges, page.Load)
+	maps.Copy(e.pending.Gauges, gauges)
+	e.inFlight = gauges[fleet.RequestsRunning] + gauges[fleet.RequestsWaiting]
+	e.counted = len(readings) > 0 || page.Load != nil
 	e.missing, e.problem, e.answered = missing, "", page.At
 	e.malformed += uint64(page.Dropped)
 }

@@ -31,49 +31,63 @@ func ParseLoad(body []byte, at LoadPointers) (*Load, error) {
 }
 
 func number(doc any, pointer string) *float64 {
-	if pointer == "" || pointer[0] != '/' {
+	if pointer == "" {
 		return nil
 	}
-	v, ok := lookUp(doc, strings.Split(pointer[1:], "/"))
-	if !ok || math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
+	found, ok := Find(doc, pointer)
+	v, isNumber := found.(float64)
+	if !ok || !isNumber || math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
 		return nil
 	}
 	return &v
 }
 
+// Find looks up an RFC 6901 pointer in a decoded JSON document. A reference token "*" stands for
+// the sum over all members of an array; each must then lead to a number.
+func Find(doc any, pointer string) (value any, ok bool) {
+	if pointer == "" {
+		return doc, true
+	}
+	if pointer[0] != '/' {
+		return nil, false
+	}
+	return find(doc, strings.Split(pointer[1:], "/"))
+}
+
 var unescape = strings.NewReplacer("~1", "/", "~0", "~")
 
-func lookUp(doc any, tokens []string) (float64, bool) {
+func find(doc any, tokens []string) (any, bool) {
 	if len(tokens) == 0 {
-		v, ok := doc.(float64)
-		return v, ok
+		return doc, true
 	}
 	token, rest := unescape.Replace(tokens[0]), tokens[1:]
 	switch d := doc.(type) {
 	case map[string]any:
 		member, ok := d[token]
 		if !ok {
-			return 0, false
+			return nil, false
 		}
-		return lookUp(member, rest)
+		return find(member, rest)
 	case []any:
 		if token == "*" {
 			return sumOf(d, rest)
 		}
 		i, err := strconv.Atoi(token)
 		if err != nil || i < 0 || i >= len(d) {
-			return 0, false
+			return nil, false
 		}
-		return lookUp(d[i], rest)
+		return find(d[i], rest)
 	}
-	return 0, false
+	return nil, false
 }
 
-func sumOf(members []any, rest []string) (sum float64, ok bool) {
+func sumOf(members []any, rest []string) (any, bool) {
+	var sum float64
 	for _, m := range members {
-		v, found := lookUp(m, rest)
-		if !found {
-			return 0, false
+		found, ok := find(m, rest)
+		v, isNumber := found.(float64)
+		if !ok || !isNumber {
+			return nil, false
 		}
 		sum += v
 	}
