@@ -15,12 +15,14 @@ type BoundAdapter struct {
 	plugin engine.Adapter
 	target func() *engine.Target
 	about  func() *engine.Description
+	base   func() engine.Settings
 }
 
 // Bind returns the Adapter of one engine. target says how to reach it; about is the plugin's newest
-// description of it, nil while there is none. Both are asked each time.
-func Bind(plugin engine.Adapter, target func() *engine.Target, about func() *engine.Description) *BoundAdapter {
-	return &BoundAdapter{plugin: plugin, target: target, about: about}
+// description of it, nil while there is none; base are the settings of epoch 0, as the operator
+// started it. All are asked each time.
+func Bind(plugin engine.Adapter, target func() *engine.Target, about func() *engine.Description, base func() engine.Settings) *BoundAdapter {
+	return &BoundAdapter{plugin: plugin, target: target, about: about, base: base}
 }
 
 // Validate has the plugin's word on the settings.
@@ -60,12 +62,11 @@ func (b *BoundAdapter) Command(ctx context.Context, c Config) (launch.Spec, erro
 	}, nil
 }
 
-// Hot reports whether the two configurations differ in hot knobs only, and at least in one. A knob
-// that would return to an unknown default is not hot.
+// Hot reports whether the two configurations differ in hot knobs only. A knob that would return to
+// an unknown default is not hot.
 func (b *BoundAdapter) Hot(_ context.Context, from, to Config) bool {
-	change := b.change(from, to)
 	knobs := b.knobs()
-	for name, value := range change {
+	for name, value := range b.change(from, to) {
 		if k := knobs[name]; k == nil || !k.GetHot() || value == "" {
 			return false
 		}
@@ -75,12 +76,15 @@ func (b *BoundAdapter) Hot(_ context.Context, from, to Config) bool {
 			return false
 		}
 	}
-	return len(change) > 0
+	return true
 }
 
 // Apply changes the hot knobs in which the configurations differ.
 func (b *BoundAdapter) Apply(ctx context.Context, from, to Config) error {
 	change := b.change(from, to)
+	if len(change) == 0 {
+		return nil
+	}
 	results, err := b.plugin.Apply(ctx, b.target(), change)
 	if err != nil {
 		return err
@@ -117,19 +121,17 @@ func (b *BoundAdapter) change(from, to Config) engine.Settings {
 			change[name] = value
 		}
 	}
-	knobs := b.knobs()
+	knobs, base := b.knobs(), b.base()
 	for name := range from.Settings {
 		if _, ok := to.Settings[name]; ok {
 			continue
 		}
 		change[name] = knobs[name].GetDefaultValue()
-		if base, ok := b.base()[name]; ok {
-			change[name] = base
+		if value, ok := base[name]; ok {
+			change[name] = value
 		}
 	}
 	return change
 }
-
-func (b *BoundAdapter) base() map[string]string { return b.about().GetEffective() }
 
 var _ Adapter = (*BoundAdapter)(nil)

@@ -43,7 +43,7 @@ func newEyes(m *Machine) *eyes {
 		list = append(list, &eye{every: guardPace, look: m.lookTraffic})
 	}
 	if m.dep.Log != nil {
-		list = append(list, &eye{every: guardPace, look: m.lookLog})
+		list = append(list, &eye{every: func(State) time.Duration { return guardEvery }, look: m.lookLog()})
 	}
 	return &eyes{m: m, list: list}
 }
@@ -144,16 +144,20 @@ func (m *Machine) lookTraffic(_ context.Context, s State) Event {
 	return Trafficked{Now: now, Gen: s.Watch.Gen, Sample: sample}
 }
 
-// lookLog reads the log also when nothing can be done about it, so that old lines are not taken for
-// new ones later.
-func (m *Machine) lookLog(ctx context.Context, s State) Event {
-	log, err := m.dep.Launcher.Log(ctx)
-	if err != nil {
-		return nil
+// lookLog never stops looking, and drops what the first look at a new engine finds: those are the
+// last words of the one before.
+func (m *Machine) lookLog() func(context.Context, State) Event {
+	var gen uint64
+	return func(ctx context.Context, s State) Event {
+		log, err := m.dep.Launcher.Log(ctx)
+		if err != nil {
+			return nil
+		}
+		words := m.dep.Log.Fatal(log)
+		old := gen != s.Watch.Gen
+		if gen = s.Watch.Gen; old || words == "" {
+			return nil
+		}
+		return Fatal{Now: m.cfg.Clock(), Gen: s.Watch.Gen, Words: words}
 	}
-	words := m.dep.Log.Fatal(log)
-	if words == "" {
-		return nil
-	}
-	return Fatal{Now: m.cfg.Clock(), Gen: s.Watch.Gen, Words: words}
 }

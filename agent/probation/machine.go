@@ -69,6 +69,8 @@ type Settings struct {
 	// Notify is called with each changed report, in order, from any goroutine. It must return at
 	// once and not call the machine. May be nil.
 	Notify func(*agentv1.StateReport)
+	// RestartEstimate is the adapter's, which it may learn later; nil or zero: that of Limits.
+	RestartEstimate func() time.Duration
 	// Clock is SystemClock's in production.
 	Clock func() Instant
 	// Poll is the pace of looking; 250 ms when zero.
@@ -124,6 +126,7 @@ var ErrOtherInstance = errors.New("the journal belongs to another engine")
 func (m *Machine) Open() error {
 	r, err := m.dep.Journal.Load()
 	if errors.Is(err, ErrNoRecord) {
+		m.journalStart()
 		return nil
 	}
 	if err != nil {
@@ -134,10 +137,21 @@ func (m *Machine) Open() error {
 			ErrOtherInstance, r.Instance, r.Group, m.cfg.Instance, m.cfg.Group)
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.state = Resume(r)
 	m.publish()
+	m.mu.Unlock()
+	m.journalStart()
 	return nil
+}
+
+// journalStart makes report sequences rise across restarts. An agent that starts on a full disk may
+// still have something to revert, so that it is no reason not to start.
+func (m *Machine) journalStart() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.dep.Journal.Append(m.state.Record, false); err != nil {
+		m.log.Error("the journal cannot be written; offers will be refused until it can", "error", err)
+	}
 }
 
 // Run looks after the engine until ctx ends. The engine is left running.
@@ -196,7 +210,7 @@ func (m *Machine) Handle(ctx context.Context, d *agentv1.Directive) *agentv1.Ack
 
 // wouldAccept asks the pure machine first, so that a stale or duplicate offer costs nothing.
 func (m *Machine) wouldAccept(ev Directed) bool {
-	_, acts := Next(m.cfg.Limits, m.view.Load().state, ev)
+	_, acts := Next(m.limits(), m.view.Load().state, ev)
 	for _, a := range acts {
 		if r, ok := a.(Reply); ok {
 			return r.Result == accepted
@@ -241,12 +255,12 @@ func (m *Machine) Snapshot() State { return m.view.Load().state }
 func (m *Machine) step(ev Event) (reply Reply, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	next, acts := Next(m.cfg.Limits, m.state, ev)
+	next, acts := Next(m.limits(), m.state, ev)
 	moved := next.Phase != m.state.Phase
 	if len(acts) > 0 && acts[0] == (Write{}) {
 		acts = acts[1:]
 		if err := m.dep.Journal.Append(next.Record, urgent(ev, next)); err != nil {
-			m.unwritten(ev, err)
+			m.unwritten(ev, err, moved)
 			return Reply{Result: refused, Detail: err.Error()}, false
 		}
 	}
@@ -288,14 +302,16 @@ func urgent(ev Event, next State) bool {
 	return !asked && next.Phase != Draining && next.Phase != Applying
 }
 
-// unwritten keeps the old state and, unless a directive can simply be refused, leaves rotation until
-// the journal works again: what must be undone cannot be.
-func (m *Machine) unwritten(ev Event, err error) {
-	m.log.Error("the journal cannot be written", "error", err)
-	if _, asked := ev.(Directed); asked {
+// unwritten keeps the old state. Where a step could not be taken that nobody can be told to ask for
+// again, the instance leaves rotation until it can: what must be undone cannot be.
+func (m *Machine) unwritten(ev Event, err error, moved bool) {
+	if m.state.Watch.Unwritten != err.Error() {
+		m.log.Error("the journal cannot be written", "error", err)
+	}
+	if _, asked := ev.(Directed); asked || !moved {
 		return
 	}
-	m.state, _ = Next(m.cfg.Limits, m.state, Unwritten{Now: ev.at(), Err: err.Error()})
+	m.state, _ = Next(m.limits(), m.state, Unwritten{Now: ev.at(), Err: err.Error()})
 	m.publish()
 }
 
@@ -325,6 +341,17 @@ func (m *Machine) tell(before, after State) {
 		level, attrs = slog.LevelError, append(attrs, "reason", after.Trouble)
 	}
 	m.log.Log(context.Background(), level, "phase changed", attrs...)
+}
+
+// limits are the configured ones with the adapter's own restart estimate.
+func (m *Machine) limits() Limits {
+	l := m.cfg.Limits
+	if m.cfg.RestartEstimate != nil {
+		if d := m.cfg.RestartEstimate(); d > 0 {
+			l.RestartEstimate = d
+		}
+	}
+	return l
 }
 
 // nudge makes Run look at once.

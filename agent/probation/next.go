@@ -101,7 +101,7 @@ func (m *move) tick() {
 			return
 		}
 	case Probation:
-		if s.RevertAt == 0 && now >= s.leaseEnd() {
+		if now >= s.leaseEnd() {
 			m.revert("the control plane neither confirmed nor renewed the lease in time", false)
 			return
 		}
@@ -295,8 +295,6 @@ func (m *move) idle() {
 // change is finished or taken back; nothing is applied a second time.
 func (m *move) boot(ev Boot) {
 	s := &m.s
-	s.Starts++
-	m.dirty = true
 	s.Watch = Watch{Booted: true, Gen: 1, Engine: ev.Engine, Why: "the agent has just started"}
 	rebooted := s.Since.BootID != "" && s.Since.BootID != m.now.BootID
 	if rebooted {

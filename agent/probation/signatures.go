@@ -42,6 +42,7 @@ func CompileSignatures(failures []*engine.FailureSignature) (*Signatures, error)
 // the log at the first call is old.
 func (s *Signatures) Fatal(log []byte) string {
 	first := s.seen == nil
+	log = log[:bytes.LastIndexByte(log, '\n')+1] // the last line may be half written
 	fresh := s.fresh(log)
 	s.seen = append([]byte{}, log[max(0, len(log)-seenBytes):]...)
 	if first {

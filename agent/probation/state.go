@@ -218,11 +218,14 @@ type State struct {
 
 // Fresh is the state of an instance that was never managed: epoch 0, idle.
 func Fresh(instance, group string) State {
-	return State{Record: Record{Instance: instance, Group: group, Phase: Idle}}
+	return State{Record: Record{Instance: instance, Group: group, Phase: Idle, Starts: 1}}
 }
 
 // Resume is the state after a crash or restart, from the journaled record. Boot must follow.
-func Resume(r Record) State { return State{Record: r} }
+func Resume(r Record) State {
+	r.Starts++
+	return State{Record: r}
+}
 
 // Serving reports whether the instance is in rotation, and when not, why.
 func (s State) Serving() (bool, string) {
