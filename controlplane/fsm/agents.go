@@ -50,6 +50,9 @@ func (t *tx) transition(tr *commandv1.AgentTransition) string {
 	if tr.GetState() != nil {
 		t.report(i, tr.GetState())
 	}
+	if tr.GetRefused() != "" && tr.GetRefusedIndex() == i.GetAssignment().GetFenceIndex() {
+		t.refused(i, tr.GetRefused())
+	}
 	return i.GetGroup()
 }
 
@@ -161,18 +164,39 @@ func (t *tx) report(i *commandv1.Instance, st *agentv1.StateReport) {
 	if st.GetCutRequests() > old.GetCutRequests() {
 		t.event("instance", i.GetGroup(), i.GetId(), "replica %s: a drain reached its limit and cut %d requests", i.GetId(), st.GetCutRequests())
 	}
-	if !i.GetOperatorDrain() && t.stillMitigated(i) {
-		i.OperatorDrainIndex = t.entry // drains with a fence above the revert, so it returns to rotation
+	if a := i.GetAssignment(); a.GetEpoch() != 0 && st.GetFailedEpoch() == a.GetEpoch() && moot(a.GetKind()) {
+		a.Kind = commandv1.AssignmentKind_ASSIGNMENT_KIND_NONE
+	}
+	if t.drainDiffers(i) {
+		i.OperatorDrainIndex = t.entry // say it again under a new fence
 	}
 }
 
-// stillMitigated reports whether the instance has come back from a revert and is still held out of
-// rotation by the drain that mitigated it.
-func (t *tx) stillMitigated(i *commandv1.Instance) bool {
+// moot reports whether an assignment has lost its object once the epoch was taken back: the agent
+// answers REVERTED to it and will never journal its fence.
+func moot(k commandv1.AssignmentKind) bool {
+	return k == commandv1.AssignmentKind_ASSIGNMENT_KIND_OFFER || k == commandv1.AssignmentKind_ASSIGNMENT_KIND_CONFIRM ||
+		k == commandv1.AssignmentKind_ASSIGNMENT_KIND_PROMOTE
+}
+
+// refused notes that the agent will not carry out its assignment. A refused offer makes the replica
+// one that failed; other assignments are said again.
+func (t *tx) refused(i *commandv1.Instance, why string) {
+	a := i.GetAssignment()
+	if a.GetKind() != commandv1.AssignmentKind_ASSIGNMENT_KIND_OFFER || a.GetRefused() != "" {
+		return
+	}
+	a.Refused = tail(why, 1024)
+	t.event("instance", i.GetGroup(), i.GetId(), "replica %s refuses epoch %d: %s", i.GetId(), a.GetEpoch(), a.GetRefused())
+}
+
+// drainDiffers reports whether an idle instance is held out of rotation, or is in it, against the
+// operator's will: the drain that mitigated a change outlived it, or a revert lifted an operator's.
+func (t *tx) drainDiffers(i *commandv1.Instance) bool {
 	st := i.GetState()
-	return i.GetAssignment().GetKind() == commandv1.AssignmentKind_ASSIGNMENT_KIND_REVERT &&
-		!Pending(i, t.incarnation) && !drainPending(i, t.incarnation) &&
-		st.GetPhase() == agentv1.Phase_PHASE_IDLE && st.GetDrained()
+	return st.GetPhase() == agentv1.Phase_PHASE_IDLE && st.GetDrained() != i.GetOperatorDrain() &&
+		i.GetAssignment().GetKind() != commandv1.AssignmentKind_ASSIGNMENT_KIND_MITIGATE &&
+		!Pending(i, t.incarnation) && !drainPending(i, t.incarnation)
 }
 
 // tail keeps the end of a text, which is where an engine says why it ended.

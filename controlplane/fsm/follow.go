@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/optiinfra/performance-agent/pkg/mutant"
@@ -82,11 +83,11 @@ func (t *tx) tooManyFailed(r *commandv1.Rollout) (string, bool) {
 		for _, id := range w.GetOffered() {
 			if i, ok := t.instances.get(id); ok && Failed(r, i) {
 				failed++
-				why = fmt.Sprintf("%s: %s", id, orUnknown(i.GetState().GetFailedReason()))
+				why = fmt.Sprintf("%s: %s", id, orUnknown(cmp.Or(i.GetAssignment().GetRefused(), i.GetState().GetFailedReason())))
 			}
 		}
 		if failed >= 2 || failed == 1 && len(w.GetSelected()) == 1 {
-			return fmt.Sprintf("guard: %d of %d replicas of wave %d took the configuration back by themselves; %s", failed, len(w.GetOffered()), w.GetIndex()+1, why), true
+			return fmt.Sprintf("guard: %d of %d replicas of wave %d refused the configuration or took it back by themselves; %s", failed, len(w.GetOffered()), w.GetIndex()+1, why), true
 		}
 	}
 	return "", false
@@ -145,8 +146,8 @@ func (t *tx) restored(r *commandv1.Rollout) {
 
 // settle brings replicas that no rollout cares for to the group's last-known-good: newcomers and
 // those that were away are offered it, within max_unavailable, while no rollout holds the group;
-// those on an epoch that nobody promoted are reverted. A replica that took the promoted epoch back
-// is left alone: it would not apply it again.
+// those on an epoch that nobody promoted are reverted. A replica that took the promoted epoch or a
+// newer one back is left alone: it would not apply the promoted one any more.
 func (t *tx) settle(group string) {
 	g, ok := t.groups.get(group)
 	if !ok {
@@ -195,7 +196,7 @@ func (t *tx) finishStray(g *commandv1.Group, i *commandv1.Instance) {
 func (t *tx) offerPromoted(g *commandv1.Group, i *commandv1.Instance) {
 	st := i.GetState()
 	epoch, known := t.epochs.get(epochKey(g.GetPromotedEpoch()))
-	if !known || st.GetLkgEpoch() == epoch.GetId() || st.GetFailedEpoch() == epoch.GetId() ||
+	if !known || st.GetLkgEpoch() >= epoch.GetId() || st.GetFailedEpoch() >= epoch.GetId() || refusedEpoch(i, epoch.GetId()) ||
 		!st.GetServing() || i.GetOperatorDrain() || !t.admits(g, i) {
 		return
 	}
@@ -204,6 +205,10 @@ func (t *tx) offerPromoted(g *commandv1.Group, i *commandv1.Instance) {
 		Kind: commandv1.AssignmentKind_ASSIGNMENT_KIND_OFFER, Epoch: epoch.GetId(), ParentEpoch: st.GetLkgEpoch(),
 		BodyHash: epoch.GetBodyHash(), ProbationMs: g.GetPolicy().GetProbationMs(),
 	})
+}
+
+func refusedEpoch(i *commandv1.Instance, epoch uint64) bool {
+	return i.GetAssignment().GetRefused() != "" && i.GetAssignment().GetEpoch() == epoch
 }
 
 // admits reports whether the replica may be taken out of rotation now.

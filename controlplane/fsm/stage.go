@@ -86,19 +86,21 @@ func OfferedTo(r *commandv1.Rollout) []string {
 	return ids
 }
 
-// Failed reports whether the instance took the rollout's epoch back without being asked to.
+// Failed reports whether the instance refused the rollout's epoch, or took it back without being
+// asked to.
 func Failed(r *commandv1.Rollout, i *commandv1.Instance) bool {
 	if !WasOffered(r, i.GetId()) || i.GetAssignment().GetKind() == commandv1.AssignmentKind_ASSIGNMENT_KIND_REVERT {
 		return false
 	}
 	st := i.GetState()
-	return st.GetFailedEpoch() == r.GetEpoch() ||
+	refused := i.GetAssignment().GetRefused() != "" && i.GetAssignment().GetRolloutId() == r.GetId()
+	return refused || st.GetFailedEpoch() == r.GetEpoch() ||
 		st.GetPhase() == agentv1.Phase_PHASE_REVERTING || st.GetPhase() == agentv1.Phase_PHASE_QUARANTINED
 }
 
-// Pending reports whether the instance has not yet journaled its assignment.
+// Pending reports whether the instance has an assignment that it has neither journaled nor refused.
 func Pending(i *commandv1.Instance, incarnation uint64) bool {
-	return i.GetAssignment().GetKind() > commandv1.AssignmentKind_ASSIGNMENT_KIND_NONE &&
+	return i.GetAssignment().GetKind() > commandv1.AssignmentKind_ASSIGNMENT_KIND_NONE && i.GetAssignment().GetRefused() == "" &&
 		behind(i.GetState().GetFence(), incarnation, i.GetAssignment().GetFenceIndex())
 }
 
