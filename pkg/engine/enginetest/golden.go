@@ -1,0 +1,137 @@
+package enginetest
+
+import (
+	"bytes"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/optiinfra/performance-agent/pkg/engine"
+)
+
+// pages describes an engine that serves each page of testdata and reads its signals.
+func (s *suite) pages(t *testing.T) {
+	files := glob(t, filepath.Join(s.Testdata, "*.prom"))
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".prom")
+		version, _, _ := strings.Cut(name, "-")
+		t.Run(name, func(t *testing.T) {
+			page := mustRead(t, file)
+			server := httptest.NewServer(s.Stub(version, page))
+			t.Cleanup(server.Close)
+			target := s.target("")
+			target.BaseUrl = server.URL
+			d := s.mustDescribe(t, target)
+			if d.GetVersion() != version {
+				t.Errorf("version %q from %q, want %q", d.GetVersion(), d.GetVersionSource(), version)
+			}
+			golden(t, filepath.Join(s.Testdata, name+".golden"), s.pageSummary(t, d, page))
+		})
+	}
+}
+
+func (s *suite) pageSummary(t *testing.T, d *engine.Description, page []byte) string {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(page))
+	if err != nil {
+		t.Fatalf("parse page: %v", err)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "model: %s\n", d.GetModel())
+	for _, name := range sorted(d.GetEffective()) {
+		fmt.Fprintf(&b, "effective: %s=%s\n", name, d.GetEffective()[name])
+	}
+	for _, warning := range d.GetWarnings() {
+		fmt.Fprintf(&b, "warning: %s\n", warning)
+	}
+	found, missing := engine.Resolve(d.GetSignals(), families)
+	for _, name := range sorted(found) {
+		r := found[name]
+		fmt.Fprintf(&b, "%s = %s  from %s", name, readingWords(r), r.Signal.GetSeries())
+		for _, label := range sorted(r.Signal.GetMatch()) {
+			fmt.Fprintf(&b, " where %s is %s", label, r.Signal.GetMatch()[label])
+		}
+		b.WriteByte('\n')
+	}
+	for _, name := range missing {
+		fmt.Fprintf(&b, "missing: %s\n", name)
+	}
+	return b.String()
+}
+
+func readingWords(r engine.Reading) string {
+	if r.Histogram == nil {
+		return fmt.Sprintf("%.6g", r.Value)
+	}
+	words := fmt.Sprintf("%g observations, sum %.6g", r.Histogram.Count, r.Histogram.Sum)
+	for _, b := range r.Histogram.Buckets {
+		words += fmt.Sprintf(", %g≤%g", b.Count, b.UpperBound)
+	}
+	return words
+}
+
+// failures explains each log of testdata.
+func (s *suite) failures(t *testing.T) {
+	d := s.mustDescribe(t, s.target(s.newest()))
+	m, err := engine.NewMatcher(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range glob(t, filepath.Join(s.Testdata, "failures", "*.log")) {
+		name := strings.TrimSuffix(filepath.Base(file), ".log")
+		t.Run(name, func(t *testing.T) {
+			log := mustRead(t, file)
+			var b strings.Builder
+			explained := m.Failures(log)
+			for _, e := range explained {
+				kind := strings.ToLower(strings.TrimPrefix(e.Kind.String(), "FAILURE_KIND_"))
+				fmt.Fprintf(&b, "%s%s: %s\n", kind, map[bool]string{true: ", fatal"}[e.Fatal], e.Words)
+			}
+			for _, step := range m.Progress(log) {
+				fmt.Fprintf(&b, "step: %s\n", step)
+			}
+			if clean := strings.HasPrefix(name, "clean"); clean != (len(explained) == 0) {
+				t.Errorf("explained as %v", explained)
+			}
+			golden(t, strings.TrimSuffix(file, ".log")+".golden", b.String())
+		})
+	}
+}
+
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(mustRead(t, file)), got); diff != "" {
+		t.Errorf("%s differs (-want +got); go test -update writes it anew:\n%s", file, diff)
+	}
+}
+
+func mustRead(t *testing.T, file string) []byte {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files match %s (%v)", pattern, err)
+	}
+	return files
+}
