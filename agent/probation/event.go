@@ -145,11 +145,12 @@ type (
 	// Write journals the new state's Record.
 	Write struct{}
 	// Start restarts the engine with a configuration (epoch 0: the operator's own command line).
-	// Restore marks the way back.
+	// Restore marks the way back; Force a process that was changed while it ran, so that it must be
+	// replaced even when the launcher thinks it runs just that configuration.
 	Start struct {
-		Gen     uint64
-		Config  Config
-		Restore bool
+		Gen            uint64
+		Config         Config
+		Restore, Force bool
 	}
 	// Apply changes the running engine from one configuration to another.
 	Apply struct {

@@ -2,6 +2,7 @@ package probation
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -43,7 +44,7 @@ func newEyes(m *Machine) *eyes {
 		list = append(list, &eye{every: guardPace, look: m.lookTraffic})
 	}
 	if m.dep.Log != nil {
-		list = append(list, &eye{every: func(State) time.Duration { return guardEvery }, look: m.lookLog()})
+		list = append(list, &eye{every: guardPace, look: m.lookLog()})
 	}
 	return &eyes{m: m, list: list}
 }
@@ -144,18 +145,26 @@ func (m *Machine) lookTraffic(_ context.Context, s State) Event {
 	return Trafficked{Now: now, Gen: s.Watch.Gen, Sample: sample}
 }
 
-// lookLog never stops looking, and drops what the first look at a new engine finds: those are the
-// last words of the one before.
+// lookLog reads on where it stopped, and from the beginning of its output for a new engine: the
+// last words of the one before are not held against it.
 func (m *Machine) lookLog() func(context.Context, State) Event {
-	var gen uint64
+	var gen, next uint64
 	return func(ctx context.Context, s State) Event {
-		log, err := m.dep.Launcher.Log(ctx)
+		if gen != s.Watch.Gen {
+			status, err := m.dep.Launcher.Status(ctx)
+			if err != nil {
+				return nil
+			}
+			gen, next = s.Watch.Gen, status.LogOffset
+		}
+		log, err := m.dep.Launcher.Log(ctx, next)
 		if err != nil {
 			return nil
 		}
-		words := m.dep.Log.Fatal(log)
-		old := gen != s.Watch.Gen
-		if gen = s.Watch.Gen; old || words == "" {
+		whole := log.Text[:strings.LastIndexByte(log.Text, '\n')+1]
+		next = log.Next - uint64(len(log.Text)-len(whole)) // the last line may be half written
+		words := m.dep.Log.Fatal(whole)
+		if words == "" {
 			return nil
 		}
 		return Fatal{Now: m.cfg.Clock(), Gen: s.Watch.Gen, Words: words}

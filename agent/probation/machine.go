@@ -15,15 +15,18 @@ import (
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 )
 
-// Launcher owns the engine process. Restart stops what runs, also when nothing does, and starts
-// spec; it may return before the process exists. Commit makes spec the one that a restarted
-// launcher starts. Log returns the engine's last output.
+// Launcher owns the engine process; launch.Client is one. Restart replaces what runs, and does
+// nothing when that is the same configuration already; Commit makes a configuration the one that a
+// restarted launcher starts.
 type Launcher interface {
 	Status(ctx context.Context) (launch.Status, error)
-	Restart(ctx context.Context, spec launch.Spec) error
-	Commit(ctx context.Context, spec launch.Spec) error
-	Log(ctx context.Context) ([]byte, error)
+	Restart(ctx context.Context, s launch.Spec) (launch.Status, error)
+	Stop(ctx context.Context, grace time.Duration) (launch.Status, error)
+	Commit(ctx context.Context, s launch.Spec) (launch.Status, error)
+	Log(ctx context.Context, since uint64) (launch.Log, error)
 }
+
+var _ Launcher = (*launch.Client)(nil)
 
 // Adapter knows the engine. Validate returns words against a configuration, none when it is fine.
 // Command builds what the launcher is to run; epoch and fingerprint are filled in by the caller.
@@ -50,12 +53,11 @@ type Traffic interface {
 	Sample(span time.Duration) (Sample, bool)
 }
 
-// LogReader knows failure signatures. Fatal returns words for the first fatal line that came into
-// the log since the call before; Explain returns words for the last known failure in it. Both
-// return an empty string for none.
+// LogReader knows failure signatures. Fatal returns words for the first fatal line of a piece of
+// log, Explain for the last known failure in it, both an empty string when there is none.
 type LogReader interface {
-	Fatal(log []byte) string
-	Explain(log []byte) string
+	Fatal(log string) string
+	Explain(log string) string
 }
 
 // Settings of a machine.

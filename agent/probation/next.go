@@ -2,6 +2,7 @@ package probation
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -204,13 +205,16 @@ func (m *move) done(ev Done) {
 		s.Step, m.dirty = StepWarm, true
 		m.unwell("warming up on the last known good configuration")
 	case s.Phase == Reverting && s.Hot:
-		s.Hot = false // the running process would not change back: give it a new one
+		s.Hot, s.HotEpoch = false, unknownEpoch // it would not change back: it needs a new process
 		m.restore()
 	case s.Phase == Reverting:
 		m.unwell(ev.Err)
 		s.Watch.RetryAt = m.now.Boot + retryAfter
 	}
 }
+
+// unknownEpoch is what a process runs that was changed halfway.
+const unknownEpoch = math.MaxUint64
 
 // retryAfter is the pause before a failed action is tried again.
 const retryAfter = time.Second
@@ -251,7 +255,8 @@ func (m *move) restore() {
 	default:
 		s.Step, s.Hot = StepRestore, false
 		gen := m.engineAction("being restarted with the last known good configuration")
-		m.add(Start{Gen: gen, Config: s.LKG, Restore: true})
+		force := s.HotProcess.PID != 0 && s.HotProcess.sameProcess(e)
+		m.add(Start{Gen: gen, Config: s.LKG, Restore: true, Force: force})
 	}
 }
 

@@ -90,8 +90,11 @@ func (m *Machine) spec(ctx context.Context, c Config) (launch.Spec, error) {
 
 func (m *Machine) start(ctx context.Context, a Start) Done {
 	spec, err := m.spec(ctx, a.Config)
+	if err == nil && a.Force {
+		_, err = m.dep.Launcher.Stop(ctx, launch.OwnGrace)
+	}
 	if err == nil {
-		err = m.dep.Launcher.Restart(ctx, spec)
+		_, err = m.dep.Launcher.Restart(ctx, spec)
 	}
 	engine, settleErr := m.settled(ctx, a.Config, err == nil)
 	if err == nil {
@@ -135,7 +138,7 @@ func (m *Machine) applyHot(ctx context.Context, a Apply) Done {
 func (m *Machine) commit(ctx context.Context, c Config) Event {
 	spec, err := m.spec(ctx, c)
 	if err == nil {
-		err = m.dep.Launcher.Commit(ctx, spec)
+		_, err = m.dep.Launcher.Commit(ctx, spec)
 	}
 	if err != nil {
 		m.log.Warn("the launcher did not take the configuration to restart with", "epoch", c.Epoch, "error", err)
@@ -143,25 +146,30 @@ func (m *Machine) commit(ctx context.Context, c Config) Event {
 	return Committed{Now: m.cfg.Clock(), Config: c, Err: errText(err)}
 }
 
+// fetchLog reads the last lines of the engine that failed.
 func (m *Machine) fetchLog(ctx context.Context, epoch uint64) Event {
-	log, err := m.dep.Launcher.Log(ctx)
+	var since uint64
+	if status, err := m.dep.Launcher.Status(ctx); err == nil && status.Current.Epoch == epoch {
+		since = status.LogOffset
+	}
+	log, err := m.dep.Launcher.Log(ctx, since)
 	if err != nil {
 		m.log.Warn("the engine's last lines could not be read", "error", err)
 	}
-	ev := Logged{Epoch: epoch, Tail: tail(log)}
+	ev := Logged{Epoch: epoch, Tail: tail(log.Text)}
 	if m.dep.Log != nil {
-		ev.Words = m.dep.Log.Explain(log)
+		ev.Words = m.dep.Log.Explain(log.Text)
 	}
 	ev.Now = m.cfg.Clock()
 	return ev
 }
 
 // tail is the end of a log, from the beginning of a line where there is one.
-func tail(log []byte) string {
+func tail(log string) string {
 	if len(log) <= logTailBytes {
-		return text(string(log))
+		return text(log)
 	}
-	cut := string(log[len(log)-logTailBytes:])
+	cut := log[len(log)-logTailBytes:]
 	if _, rest, ok := strings.Cut(cut, "\n"); ok && rest != "" {
 		cut = rest
 	}
