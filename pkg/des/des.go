@@ -286,7 +286,7 @@ func (e *Engine) duration() time.Duration {
 	if sd := e.cfg.StepNoise; sd > 0 {
 		seconds *= math.Exp(sd*e.rng.NormFloat64() - sd*sd/2) // mean 1
 	}
-	return max(time.Duration(seconds*float64(time.Second)), 1)
+	return max(time.Duration(math.Round(seconds*float64(time.Second))), 1)
 }
 
 // emit moves every scheduled sequence forward and retires those that end.

@@ -8,14 +8,16 @@ import (
 )
 
 // Truth is what a simulated engine really does, as opposed to what anybody assumes of it. It belongs to
-// the simulated engine and to tests: an optimizer that read it would be reading its own exam.
+// the simulated engine and to tests: an optimizer that read it would be reading its own exam. Replicas
+// with the same model on the same hardware share one truth and differ by their Life.
 type Truth struct {
 	Coefficients perfmodel.Coefficients
 	StepNoise    float64 // for Config.StepNoise
-	// Restart multiplies all durations of one process life; see Life.
-	restartNoise float64
 	seed         uint64
 }
+
+// lifeNoise is the standard deviation of the logarithm of the factor between two lives of a process.
+const lifeNoise = .01
 
 // Hidden draws a truth from seed: every coefficient lies 10 to 30 % off the given prior, in either
 // direction, so that no prior is right by luck.
@@ -32,14 +34,15 @@ func Hidden(seed uint64, prior perfmodel.Coefficients) Truth {
 		}
 		*v *= 1 + off
 	}
-	return Truth{Coefficients: c, StepNoise: .01 + .02*rng.Float64(), restartNoise: .01, seed: seed}
+	return Truth{Coefficients: c, StepNoise: .01 + .02*rng.Float64(), seed: seed}
 }
 
-// Life is the cost of the n-th life of the process: the same physics, with a small factor that changes
-// when the process restarts, as memory layout and clocks do.
-func (t Truth) Life(n int, cost Cost) Cost {
-	rng := rand.New(rand.NewPCG(t.seed, uint64(n)+0x11fe))
-	return scaled{cost: cost, factor: math.Exp(t.restartNoise * rng.NormFloat64())}
+// Life is the cost seen by one life of a process: the same physics, with a small factor that differs
+// between replicas and changes when one restarts, as memory layout and clocks do. The caller numbers
+// lives as it likes.
+func (t Truth) Life(n uint64, cost Cost) Cost {
+	rng := rand.New(rand.NewPCG(t.seed, n+0x11fe))
+	return scaled{cost: cost, factor: math.Exp(lifeNoise * rng.NormFloat64())}
 }
 
 type scaled struct {

@@ -1,9 +1,6 @@
 package des
 
-import (
-	"cmp"
-	"slices"
-)
+import "cmp"
 
 // Constants of SGLang's admission.
 const (
@@ -44,8 +41,12 @@ func (g *sglang) forget(s *sequence) {
 
 func (g *sglang) schedule() []work {
 	g.batch = g.batch[:0]
-	if g.prefill(); len(g.batch) == 0 {
+	g.prefill()
+	if len(g.batch) == 0 {
 		g.decode()
+	}
+	if len(g.batch) == 0 {
+		g.prefill() // retraction left nothing but a prompt in progress, and room for it
 	}
 	return g.batch
 }
@@ -120,9 +121,7 @@ func (g *sglang) decode() {
 func (g *sglang) retract() {
 	retracted := false
 	for g.shortage() > 0 && len(g.running) > 1 {
-		victim := slices.MinFunc(g.running, func(a, b *sequence) int {
-			return cmp.Or(cmp.Compare(a.generated, b.generated), cmp.Compare(b.req.PromptTokens, a.req.PromptTokens))
-		})
+		victim := g.leastProgress()
 		g.preempt(victim)
 		g.forget(victim)
 		g.enqueue(victim)
@@ -131,6 +130,18 @@ func (g *sglang) retract() {
 	if retracted {
 		g.raiseRatio()
 	}
+}
+
+// leastProgress is the running sequence with the fewest generated tokens, of equals the one with the
+// longest prompt, of equals the last admitted.
+func (g *sglang) leastProgress() *sequence {
+	least := g.running[0]
+	for _, s := range g.running[1:] {
+		if cmp.Or(cmp.Compare(s.generated, least.generated), cmp.Compare(least.req.PromptTokens, s.req.PromptTokens)) <= 0 {
+			least = s
+		}
+	}
+	return least
 }
 
 func (g *sglang) shortage() int {
