@@ -379,12 +379,15 @@ func (x *AgentsReport) GetTransitions() []*AgentTransition {
 
 // AgentTransition is what changed for one instance. Unset parts did not change.
 type AgentTransition struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	InstanceId    string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	AgentId       string                 `protobuf:"bytes,2,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
-	Engine        *v1.EngineInfo         `protobuf:"bytes,3,opt,name=engine,proto3" json:"engine,omitempty"`
-	State         *v1.StateReport        `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
-	Reachable     *bool                  `protobuf:"varint,5,opt,name=reachable,proto3,oneof" json:"reachable,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	InstanceId string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	AgentId    string                 `protobuf:"bytes,2,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Engine     *v1.EngineInfo         `protobuf:"bytes,3,opt,name=engine,proto3" json:"engine,omitempty"`
+	State      *v1.StateReport        `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	Reachable  *bool                  `protobuf:"varint,5,opt,name=reachable,proto3,oneof" json:"reachable,omitempty"`
+	// refused is the detail of an ack REFUSED to the directive with fence index refused_index.
+	Refused       string `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`
+	RefusedIndex  uint64 `protobuf:"varint,7,opt,name=refused_index,json=refusedIndex,proto3" json:"refused_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -452,6 +455,20 @@ func (x *AgentTransition) GetReachable() bool {
 		return *x.Reachable
 	}
 	return false
+}
+
+func (x *AgentTransition) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *AgentTransition) GetRefusedIndex() uint64 {
+	if x != nil {
+		return x.RefusedIndex
+	}
+	return 0
 }
 
 type SetOperatorDrain struct {
@@ -2322,14 +2339,16 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x12.command.v1.PolicyR\x06policy\x12\x19\n" +
 	"\bif_match\x18\x04 \x01(\x04R\aifMatch\"M\n" +
 	"\fAgentsReport\x12=\n" +
-	"\vtransitions\x18\x01 \x03(\v2\x1b.command.v1.AgentTransitionR\vtransitions\"\xd9\x01\n" +
+	"\vtransitions\x18\x01 \x03(\v2\x1b.command.v1.AgentTransitionR\vtransitions\"\x98\x02\n" +
 	"\x0fAgentTransition\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12,\n" +
 	"\x06engine\x18\x03 \x01(\v2\x14.agent.v1.EngineInfoR\x06engine\x12+\n" +
 	"\x05state\x18\x04 \x01(\v2\x15.agent.v1.StateReportR\x05state\x12!\n" +
-	"\treachable\x18\x05 \x01(\bH\x00R\treachable\x88\x01\x01B\f\n" +
+	"\treachable\x18\x05 \x01(\bH\x00R\treachable\x88\x01\x01\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\tR\arefused\x12#\n" +
+	"\rrefused_index\x18\a \x01(\x04R\frefusedIndexB\f\n" +
 	"\n" +
 	"_reachable\"e\n" +
 	"\x10SetOperatorDrain\x12\x1f\n" +

@@ -773,7 +773,9 @@ type Assignment struct {
 	SlotDelayMs int64  `protobuf:"varint,11,opt,name=slot_delay_ms,json=slotDelayMs,proto3" json:"slot_delay_ms,omitempty"`
 	Reason      string `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
 	// at_ms is the leader time of the entry that made this assignment.
-	AtMs          int64 `protobuf:"varint,13,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
+	AtMs int64 `protobuf:"varint,13,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
+	// refused is the agent's reason not to carry the assignment out, empty while there is none.
+	Refused       string `protobuf:"bytes,14,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -897,6 +899,13 @@ func (x *Assignment) GetAtMs() int64 {
 		return x.AtMs
 	}
 	return 0
+}
+
+func (x *Assignment) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
 }
 
 // Instance is one engine replica.
@@ -3308,7 +3317,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\fmodify_index\x18\x06 \x01(\x04R\vmodifyIndex\"Y\n" +
 	"\tKnobTable\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x128\n" +
-	"\vdescription\x18\x02 \x01(\v2\x16.engine.v1.DescriptionR\vdescription\"\x8e\x03\n" +
+	"\vdescription\x18\x02 \x01(\v2\x16.engine.v1.DescriptionR\vdescription\"\xa8\x03\n" +
 	"\n" +
 	"Assignment\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.command.v1.AssignmentKindR\x04kind\x12\x1f\n" +
@@ -3326,7 +3335,8 @@ const file_command_v1_records_proto_rawDesc = "" +
 	" \x01(\rR\x04slot\x12\"\n" +
 	"\rslot_delay_ms\x18\v \x01(\x03R\vslotDelayMs\x12\x16\n" +
 	"\x06reason\x18\f \x01(\tR\x06reason\x12\x13\n" +
-	"\x05at_ms\x18\r \x01(\x03R\x04atMs\"\x93\a\n" +
+	"\x05at_ms\x18\r \x01(\x03R\x04atMs\x12\x18\n" +
+	"\arefused\x18\x0e \x01(\tR\arefused\"\x93\a\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12\x12\n" +
