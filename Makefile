@@ -1,0 +1,97 @@
+# Performance Agent. `make help` lists what there is.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN     := $(CURDIR)/bin
+CACHE   := $(CURDIR)/.cache
+TOOLBIN := $(CACHE)/bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+MODULE  := github.com/optiinfra/performance-agent
+TAGS    := nomsgpack
+ENGINES := vllm sglang tgi
+# The public half of the key that signs the plugin manifest is linked into the agent.
+PLUGIN_KEY := $(CACHE)/plugin-signing.key
+LDFLAGS  = -s -w -X $(MODULE)/pkg/version.Version=$(VERSION)
+GOBUILD  = CGO_ENABLED=0 go build -trimpath -tags $(TAGS)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+.PHONY: need-go
+need-go:
+	@command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer (https://go.dev/doc/install), then run this again." >&2; exit 1; }
+
+.PHONY: build
+build: need-go ## build both programs and the engine plugins into bin/
+	@mkdir -p $(BIN)/plugins $(CACHE)
+	@for e in $(ENGINES); do $(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/perf-engine-$$e ./plugins/$$e; done
+	@$(GOBUILD) -o $(CACHE)/plugin-sign ./agent/adapter/manifest/plugin-sign
+	@key=$$($(CACHE)/plugin-sign -key $(PLUGIN_KEY) -dir $(BIN)/plugins -out $(BIN)/plugins.manifest.json); \
+	  $(GOBUILD) -ldflags "$(LDFLAGS) -X main.pluginPublicKey=$$key" -o $(BIN)/perf-agent ./agent
+	@$(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/perf-controlplane ./controlplane
+	@ln -sf perf-controlplane $(BIN)/perfctl
+	@echo "built bin/perf-agent, bin/perf-controlplane (perfctl) and bin/plugins/ at $(VERSION)"
+
+.PHONY: demo
+demo: build ## the whole loop on this machine, no GPU: under four minutes, ends by itself (KEEP=1 leaves it running)
+	@$(BIN)/perf-controlplane demo --agent $(BIN)/perf-agent --report $(CURDIR)/demo-report.json $(if $(KEEP),--keep,)
+
+.PHONY: need-gcc
+need-gcc:
+	@command -v gcc >/dev/null || { echo "gcc is missing (the race detector needs it): install it, on Debian with 'apt-get install gcc libc6-dev'." >&2; exit 1; }
+
+.PHONY: test
+test: need-go need-gcc ## all tests with the race detector, the fleet simulation with planted bugs, the process tests
+	go test -race -tags $(TAGS) $$(go list ./... | grep -v /test/e2e)
+	go test -tags $(TAGS),mutants -count=1 ./test/sim/
+	$(MAKE) --no-print-directory e2e
+
+.PHONY: e2e
+e2e: build ## real processes under kill -9
+	@$(GOBUILD) -tags $(TAGS),failpoint -ldflags "$(LDFLAGS)" -o $(BIN)/perf-agent-failpoint ./agent
+	PERF_BIN=$(BIN) go test -tags $(TAGS) -count=1 -timeout 15m ./test/e2e/
+
+.PHONY: bar
+bar: build ## print one bar: make bar ID=M1 [DATA=dir]
+	@test -n "$(ID)" || { echo "say which bar: make bar ID=M1" >&2; exit 2; }
+	@DATA=$${DATA:-../shared/data} go run -tags $(TAGS) ./test/bars -id '$(ID)' -bin $(BIN)
+
+# Tools are pinned by one nested module each and built into .cache/bin.
+TOOLS := buf protoc-gen-go protoc-gen-go-grpc gofumpt staticcheck errorlint
+.PHONY: tools
+tools: need-go $(TOOLS:%=$(TOOLBIN)/%)
+$(TOOLBIN)/%: tools/%/go.mod
+	@mkdir -p $(TOOLBIN)
+	@cd tools/$* && go build -o $@ $$(sed -n 's/^tool //p' go.mod)
+	@touch $@
+
+.PHONY: lint
+lint: tools ## gofumpt, vet, staticcheck, errorlint, buf lint and breaking
+	@out=$$($(TOOLBIN)/gofumpt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
+	go vet -tags $(TAGS) ./...
+	go vet -tags $(TAGS),mutants ./pkg/mutant ./test/sim
+	go vet -tags $(TAGS),failpoint ./agent/...
+	$(TOOLBIN)/staticcheck -tags $(TAGS) ./...
+	$(TOOLBIN)/errorlint ./...
+	cd proto && $(TOOLBIN)/buf lint && $(TOOLBIN)/buf breaking --against released.binpb
+
+.PHONY: generate
+generate: tools ## regenerate committed code; leaves the tree clean
+	cd proto && PATH=$(TOOLBIN):$$PATH $(TOOLBIN)/buf generate
+
+.PHONY: bpf
+bpf: ## regenerate the eBPF objects, where there are sources
+	@if compgen -G 'agent/probe/bpf/*.c' >/dev/null; then go generate ./agent/probe/...; else echo "no eBPF sources yet: nothing to generate"; fi
+
+BUILD_BASE   ?= docker.io/library/golang:1.26-bookworm
+RUNTIME_BASE ?= scratch
+.PHONY: image
+image: ## build both container images with podman or docker (BUILD_BASE=, RUNTIME_BASE=)
+	@tool=$$(command -v podman || command -v docker) || { echo "podman or docker is missing: install one, on Debian with 'apt-get install podman buildah runc'." >&2; exit 1; }; \
+	  for p in agent controlplane; do $$tool build -f Dockerfile.$$p --build-arg BUILD_BASE=$(BUILD_BASE) --build-arg RUNTIME_BASE=$(RUNTIME_BASE) --build-arg VERSION=$(VERSION) -t performance-agent/$$p:$(VERSION) . ; done
+
+.PHONY: clean
+clean: ## remove what make built
+	rm -rf $(BIN) $(CACHE) demo-report.json
