@@ -1,0 +1,102 @@
+package vllm
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/optiinfra/performance-agent/pkg/enginesim/wire"
+)
+
+// usage is the token count at the end of an answer.
+type usage struct {
+	Prompt     int  `json:"prompt_tokens"`
+	Total      int  `json:"total_tokens"`
+	Completion int  `json:"completion_tokens"`
+	Details    *int `json:"prompt_tokens_details"`
+}
+
+func (u usage) json() string {
+	return fmt.Sprintf(`{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}`, u.Prompt, u.Total, u.Completion)
+}
+
+// frames builds the stream events of one request.
+func frames(q wire.Request, id, model string, created int64, promptTokens func() usage) wire.Frames {
+	object, role := "text_completion", ""
+	if q.Chat {
+		object = "chat.completion.chunk"
+	}
+	lead := `data: {"id":"` + id + `","object":"` + object + `","created":` + strconv.FormatInt(created, 10) +
+		`,"model":` + strconv.Quote(model) + `,"choices":[`
+	head, tail := lead+`{"index":0,"text":"`, `","logprobs":null,"finish_reason":null,"stop_reason":null}]`
+	if q.Chat {
+		role = lead + `{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]` + "}\n\n"
+		head, tail = lead+`{"index":0,"delta":{"content":"`, `"},"logprobs":null,"finish_reason":null}]`
+	}
+	f := wire.Frames{
+		First: role, Head: head, Tail: tail + "}\n\n",
+		LastTail: func(finish string) string {
+			if q.Chat {
+				return `"},"logprobs":null,"finish_reason":"` + finish + `","stop_reason":null}]}` + "\n\n"
+			}
+			return `","logprobs":null,"finish_reason":"` + finish + `","stop_reason":null}]}` + "\n\n"
+		},
+		End: func(string) string {
+			if !q.IncludeUsage {
+				return "data: [DONE]\n\n"
+			}
+			return lead + `],"usage":` + promptTokens().json() + "}\n\ndata: [DONE]\n\n"
+		},
+	}
+	if q.ContinuousUsage {
+		f.Token = countedToken(f, tail, promptTokens)
+	}
+	return f
+}
+
+// countedToken puts the running usage into each event.
+func countedToken(f wire.Frames, tail string, counts func() usage) func([]byte, int, string, string) []byte {
+	return func(b []byte, n int, text, last string) []byte {
+		u := counts()
+		u.Completion, u.Total = n, u.Prompt+n
+		end := tail + "}\n\n"
+		if last != "" {
+			end = f.LastTail(last)
+		}
+		b = append(append(b, f.Head...), text...)
+		b = append(b, end[:len(end)-len("}\n\n")]...)
+		return append(b, `,"usage":`+u.json()+"}\n\n"...)
+	}
+}
+
+type choice struct {
+	Index   int      `json:"index"`
+	Text    *string  `json:"text,omitempty"`
+	Message *message `json:"message,omitempty"`
+	Log     *int     `json:"logprobs"`
+	Finish  string   `json:"finish_reason"`
+	Stop    *int     `json:"stop_reason"`
+}
+
+type message struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
+}
+
+type completion struct {
+	ID      string   `json:"id"`
+	Object  string   `json:"object"`
+	Created int64    `json:"created"`
+	Model   string   `json:"model"`
+	Choices []choice `json:"choices"`
+	Usage   usage    `json:"usage"`
+}
+
+// answer is the body of a request that was not streamed.
+func answer(q wire.Request, id, model string, created int64, text, finish string, u usage) completion {
+	c := completion{ID: id, Object: "text_completion", Created: created, Model: model, Usage: u, Choices: []choice{{Text: &text, Finish: finish}}}
+	if q.Chat {
+		c.Object = "chat.completion"
+		c.Choices = []choice{{Message: &message{Role: "assistant", Content: text}, Finish: finish}}
+	}
+	return c
+}
