@@ -124,6 +124,20 @@ func TestSchedules(t *testing.T) {
 			},
 		},
 		{
+			name: "a preempted sequence leaves the step it was scheduled in",
+			cfg:  Config{ChunkedPrefill: true, MaxBatchedTokens: 6, LongPrefillThreshold: 4, BlockSize: 1, KVTokens: 12},
+			requests: []Request{
+				{ID: 1, PromptTokens: 10, OutputTokens: 1},
+				{ID: 2, PromptTokens: 2, OutputTokens: 3},
+			},
+			want: []string{
+				"decode 0, chunks [{4 0} {2 0}]: 2#1",
+				"decode 1, chunks [{4 4}]: 2#2",
+				"decode 0, chunks [{2 8}]: preempted 2 1#1 done",
+				"decode 0, chunks [{4 0}]: 2#3 done",
+			},
+		},
+		{
 			name: "the watermark keeps an admission out that would fit",
 			cfg:  Config{ChunkedPrefill: true, BlockSize: 1, KVTokens: 12, Watermark: .5},
 			requests: []Request{

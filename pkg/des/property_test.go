@@ -1,7 +1,9 @@
 package des
 
 import (
+	"flag"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -11,6 +13,17 @@ import (
 
 	"github.com/optiinfra/performance-agent/pkg/workload"
 )
+
+// TestMain raises the number of property checks, which take microseconds each here.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
+		if err := f.Value.Set("2000"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // drawConfig covers all dialects with caches small enough to preempt.
 func drawConfig(t *rapid.T) Config {
@@ -63,6 +76,11 @@ func (v *invariants) check(_ int, start time.Duration, s Step) {
 	cfg, st := v.engine.Config(), v.engine.Stats()
 	if st.KVUsed > st.KVTotal || v.engine.pool.available() < 0 || v.engine.pool.free < 0 {
 		v.t.Fatalf("at %s: KV used %d of %d", start, st.KVUsed, st.KVTotal)
+	}
+	for _, q := range v.engine.running {
+		if v.engine.pool.missing(&q.holding, q.computed) > 0 {
+			v.t.Fatalf("at %s: request %d has computed %d tokens into %d blocks", start, q.req.ID, q.computed, len(q.shared)+q.private)
+		}
 	}
 	prompt := s.Shape.PromptTokens()
 	switch cfg.Dialect {
