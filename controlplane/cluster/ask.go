@@ -65,11 +65,11 @@ func (n *Node) ask(ctx context.Context, addr string, q question) (answer, error)
 	return a, nil
 }
 
-// answer serves one question; the connection has a deadline.
-func (n *Node) answer(conn net.Conn) {
+// answer serves one question; the connection has a deadline. It may come before Open is through.
+func (n *Node) answer(conn net.Conn, closed <-chan struct{}) {
 	select {
 	case <-n.opened:
-	case <-n.stream.done:
+	case <-closed:
 		return
 	}
 	var q question

@@ -11,8 +11,10 @@ import (
 
 const (
 	bootstrapPause = 250 * time.Millisecond
-	// bootstrapSilence is how often a server says whom it still waits for.
-	bootstrapSilence = 10 * time.Second
+	// bootstrapPatience passes before a server says whom it waits for, bootstrapSilence between
+	// two times.
+	bootstrapPatience = 3 * time.Second
+	bootstrapSilence  = 10 * time.Second
 )
 
 // errOthersKnow: some peer has a log already, so this server waits for the leader to send it.
@@ -22,7 +24,7 @@ var errOthersKnow = errors.New("the cluster exists already")
 // none has a log of its own, all list the same peers. Each writes the same first entry, so it does
 // not matter who is first. A server with an empty folder whose peers have a log gets theirs.
 func (n *Node) bootstrap(ctx context.Context) {
-	var said time.Time
+	said := time.Now().Add(bootstrapPatience - bootstrapSilence)
 	for ctx.Err() == nil {
 		err := n.agree(ctx)
 		switch {

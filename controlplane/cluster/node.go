@@ -162,7 +162,7 @@ func (n *Node) openTransport() (err error) {
 // ServerAddr implements raft.ServerAddressProvider: a server keeps its name when its address
 // changes, so the configured address beats the one recorded in the log.
 func (n *Node) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	for _, p := range n.cfg.Peers {
+	for _, p := range n.Peers() {
 		if p.ID == string(id) {
 			return raft.ServerAddress(p.RaftAddr), nil
 		}

@@ -27,7 +27,7 @@ type stream struct {
 	listener  net.Listener
 	advertise net.Addr
 	security  *Security
-	answer    func(net.Conn)
+	answer    func(conn net.Conn, closed <-chan struct{})
 	logger    *slog.Logger
 
 	raft chan net.Conn
@@ -47,8 +47,9 @@ type advertised string
 func (a advertised) Network() string { return "tcp" }
 func (a advertised) String() string  { return string(a) }
 
-// listen opens the port. answer serves one question and need not close the connection.
-func listen(cfg Config, answer func(net.Conn), logger *slog.Logger) (*stream, error) {
+// listen opens the port. answer serves one question and need not close the connection; closed is
+// closed when the stream is.
+func listen(cfg Config, answer func(net.Conn, <-chan struct{}), logger *slog.Logger) (*stream, error) {
 	l := cfg.Listener
 	if l == nil {
 		var err error
@@ -142,7 +143,7 @@ func (s *stream) greet(conn *tracked) {
 		case <-s.done:
 		}
 	case streamAsk:
-		s.answer(conn)
+		s.answer(conn, s.done)
 	}
 	conn.Close()
 }
