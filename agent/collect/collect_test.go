@@ -178,9 +178,13 @@ func TestEngineRestart(t *testing.T) {
 				r.next()
 				r.engine.set(func(f *fakeEngine) { f.state = c.after })
 				if c.hint {
-					r.source.Restarted()
+					r.source.Restarted(time.Now())
 				}
 				w := r.next()
+				r.source.Restarted(time.Now().Add(-time.Second)) // late news must not count twice
+				if late := r.next().Counters[fleet.GenerationTokens]; late != 0 {
+					t.Errorf("%v tokens counted twice", late)
+				}
 				if got := w.Counters[fleet.GenerationTokens]; got != c.want {
 					t.Errorf("tokens %v, want %v", got, c.want)
 				}

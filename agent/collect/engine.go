@@ -108,10 +108,21 @@ func (e *Engine) InFlight(ctx context.Context) (n int, known bool) {
 	return int(math.Ceil(e.inFlight)), e.counted
 }
 
-// Restarted says that a new engine process has begun: its counters start from nothing.
-func (e *Engine) Restarted() {
+// Blind says in words why nothing can be read.
+func (e *Engine) Blind(words string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.fetch, e.problem, e.counted = nil, words, false
+}
+
+// Restarted says that a new engine process began at that time: its counters start from nothing.
+// Once a page was read from that process it says nothing new.
+func (e *Engine) Restarted(at time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.answered.After(at) {
+		return
+	}
 	e.totals.zero()
 	e.started = 0
 }

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/optiinfra/performance-agent/agent/collect"
+	"github.com/optiinfra/performance-agent/agent/probation"
+	"github.com/optiinfra/performance-agent/agent/report"
+	"github.com/optiinfra/performance-agent/pkg/fleet"
+	"github.com/optiinfra/performance-agent/pkg/version"
+	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
+)
+
+// windowsPerInstance bounds the report buffer: ten minutes.
+const windowsPerInstance = 600
+
+// agent is a running sidecar or node agent: the instances, what merges them, and what reports them.
+type agent struct {
+	id        string
+	log       *slog.Logger
+	instances []*instance
+	byID      map[string]*instance
+	collector *collect.Collector
+	reporter  *report.Reporter
+}
+
+// newAgent constructs everything in order of dependence. Nothing runs yet, but journals are open.
+func newAgent(cfg Config, dir *dataDir, all adapters, log *slog.Logger) (*agent, error) {
+	id, err := dir.agentID(cfg.AgentID)
+	if err != nil {
+		return nil, err
+	}
+	clock, err := probation.SystemClock()
+	if err != nil {
+		return nil, err
+	}
+	a := &agent{id: id, log: log, byID: map[string]*instance{}}
+	a.reporter = report.New(reportConfig(cfg), identity(id, clock().BootID), a, dir, log.With("component", "report"))
+	var seen []collect.Instance
+	for _, e := range cfg.Engines {
+		in := newInstance(e, id, cfg, all, a.reporter, log)
+		if err := in.open(filepath.Join(dir.path, "engines", e.Name), clock); err != nil {
+			return nil, fmt.Errorf("engine %s: %w", e.Name, err)
+		}
+		a.instances = append(a.instances, in)
+		a.byID[in.id] = in
+		seen = append(seen, in.collected())
+		a.reporter.State(in.machine.State())
+	}
+	a.collector = collect.New(seen, a.window)
+	return a, nil
+}
+
+func reportConfig(cfg Config) report.Config {
+	r := report.DefaultConfig()
+	r.Addresses, r.TLS = cfg.ControlPlane, report.TLS(cfg.TLS)
+	r.BufferWindows = windowsPerInstance * len(cfg.Engines)
+	return r
+}
+
+func identity(id, bootID string) *agentv1.Identity {
+	host, _ := os.Hostname() // only for people to read
+	return &agentv1.Identity{AgentId: id, Session: uuid.NewString(), Hostname: host, Version: version.String(), BootId: bootID}
+}
+
+// run looks after the engines until ctx ends. They are left running.
+func (a *agent) run(ctx context.Context, listener net.Listener) error {
+	defer func() {
+		for _, in := range a.instances {
+			in.close()
+		}
+	}()
+	g, ctx := errgroup.WithContext(ctx)
+	server := &http.Server{Handler: a.routes(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	g.Go(func() error { return serveUntil(ctx, server, listener) })
+	for _, in := range a.instances {
+		g.Go(func() error { return in.machine.Run(ctx) })
+		g.Go(func() error { return in.source.Run(ctx) })
+		g.Go(func() error { return in.watch(ctx) })
+	}
+	g.Go(func() error { return a.collector.Run(ctx) })
+	g.Go(func() error { return a.reporter.Run(ctx) })
+	return g.Wait()
+}
+
+// serveUntil serves HTTP until ctx ends.
+func serveUntil(ctx context.Context, s *http.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve readiness: %w", err)
+	}
+	return nil
+}
+
+// window passes a finished window to the guards and to the control plane.
+func (a *agent) window(w *fleet.Window) {
+	a.byID[w.Instance].traffic.add(w)
+	pb, err := w.Proto()
+	if err != nil {
+		a.log.Error("a window cannot be encoded and is dropped", "instance", w.Instance, "error", err)
+		return
+	}
+	a.reporter.Window(pb)
+}
+
+// instanceNames lists what this agent looks after.
+func (a *agent) instanceNames() string {
+	names := make([]string, len(a.instances))
+	for i, in := range a.instances {
+		names[i] = in.id
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/optiinfra/performance-agent/agent/collect"
+	"github.com/optiinfra/performance-agent/agent/launch"
+	"github.com/optiinfra/performance-agent/agent/probation"
+	"github.com/optiinfra/performance-agent/agent/scrape"
+	"github.com/optiinfra/performance-agent/pkg/engine"
+	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
+)
+
+// Paces of describing an engine.
+const (
+	lookEvery       = time.Second      // for signs that it should be described anew
+	describeSoon    = 2 * time.Second  // while something is not known yet
+	describeCalmly  = 60 * time.Second // otherwise
+	describeTimeout = 10 * time.Second
+)
+
+// minScrapeTimeout: an engine at its limit answers its metrics page late.
+const minScrapeTimeout = 5 * time.Second
+
+// upstream is what an instance tells the control plane; *report.Reporter is one.
+type upstream interface {
+	Engine(e *agentv1.EngineInfo)
+	State(s *agentv1.StateReport)
+}
+
+// instance is one engine and everything that looks after it.
+type instance struct {
+	cfg      Engine
+	id       string
+	readyURL string
+	interval time.Duration
+	up       upstream
+	log      *slog.Logger
+
+	transport *http.Transport
+	launcher  probation.Launcher
+	client    *launch.Client // nil without a launcher
+	adapter   *engineAdapter
+	source    *collect.Engine
+	traffic   *traffic
+	machine   *probation.Machine // set by open
+	said      once
+}
+
+func newInstance(cfg Engine, agentID string, c Config, all adapters, up upstream, log *slog.Logger) *instance {
+	in := &instance{
+		cfg: cfg, id: agentID + "/" + cfg.Name, readyURL: c.readyURL(cfg.Name), interval: c.ScrapeInterval, up: up,
+		log:       log.With("engine", cfg.Name),
+		transport: &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second},
+		launcher:  noLauncher{},
+		source:    collect.NewEngine(c.ScrapeInterval),
+		traffic:   &traffic{},
+	}
+	if cfg.Launcher != "" {
+		in.client = launch.Dial(cfg.Launcher)
+		in.launcher = in.client
+	}
+	in.adapter = &engineAdapter{all: all, launcher: in.launcher, url: cfg.URL, name: cfg.Engine}
+	return in
+}
+
+// open reads the journal.
+func (in *instance) open(dir string, clock func() probation.Instant) error {
+	journal, err := probation.OpenJournal(dir)
+	if err != nil {
+		return err
+	}
+	settings := probation.Settings{
+		Instance: in.id, Group: in.cfg.Group, Clock: clock, Notify: in.up.State, RestartEstimate: in.restartEstimate,
+		Limits: probation.Limits{Settle: in.cfg.Drain.Settle, DrainLimit: in.cfg.Drain.Timeout},
+	}
+	if in.client == nil {
+		settings.Allow = allowNothing
+	}
+	deps := probation.Dependencies{
+		Journal: journal, Launcher: in.launcher, Adapter: in.adapter, Traffic: in.traffic, Logger: in.log,
+		Prober: &prober{
+			url: strings.TrimRight(in.cfg.URL, "/"), http: &http.Client{Transport: in.transport},
+			probes: in.adapter.probes, source: in.source,
+		},
+	}
+	if in.client != nil {
+		deps.Log = &engineLog{description: in.adapter.described}
+	}
+	in.machine = probation.New(settings, deps)
+	return in.machine.Open()
+}
+
+// restartEstimate is the usual time from start to serving; zero while nobody knows. The machine
+// allows three times as much.
+func (in *instance) restartEstimate() time.Duration {
+	if in.cfg.ReadyGrace > 0 {
+		return in.cfg.ReadyGrace / 3
+	}
+	return in.adapter.described().GetRestartEstimate().AsDuration()
+}
+
+// close lets go of idle connections.
+func (in *instance) close() {
+	in.transport.CloseIdleConnections()
+	if in.client != nil {
+		in.client.Close()
+	}
+}
+
+// collected is the instance as the collector sees it.
+func (in *instance) collected() collect.Instance {
+	return collect.Instance{ID: in.id, Sources: []collect.Source{in.source}, State: func() collect.State {
+		s := in.machine.State()
+		return collect.State{Epoch: s.GetRunningEpoch(), Phase: s.GetPhase(), Serving: s.GetServing()}
+	}}
+}
+
+// watch describes the engine whenever it may have changed: at first, when it was started anew, when
+// it answers again, and now and then.
+func (in *instance) watch(ctx context.Context) error {
+	var (
+		seen      probation.Engine
+		answering bool
+		last      time.Time
+	)
+	for ticker := time.NewTicker(lookEvery); ; {
+		now := in.machine.Snapshot().Watch.Engine
+		answers := in.source.Status().Problem == ""
+		due := answers && !answering || !now.StartedAt.Equal(seen.StartedAt)
+		if !now.StartedAt.IsZero() && !now.StartedAt.Equal(seen.StartedAt) && !seen.StartedAt.IsZero() {
+			in.source.Restarted(now.StartedAt)
+		}
+		seen, answering = now, answers
+		if due || time.Since(last) >= in.pace() {
+			in.describe(ctx)
+			last = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			ticker.Stop()
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// pace is quick until the engine itself has said what it is.
+func (in *instance) pace() time.Duration {
+	switch d := in.adapter.described(); {
+	case d.GetVersion() == "", d.GetVersionSource() == engine.SourceArgv, in.source.Status().Problem != "":
+		return describeSoon
+	}
+	return describeCalmly
+}
+
+// describe asks the adapter and passes on what is new.
+func (in *instance) describe(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	d, base, changed, err := in.adapter.describe(ctx)
+	if err != nil {
+		if ctx.Err() == nil && in.said.first("describe", err.Error()) {
+			in.log.Warn("the engine cannot be described; it is watched by its health alone and cannot be tuned", "reason", err)
+		}
+		if in.adapter.described() == nil {
+			in.source.Blind("the engine cannot be described: " + err.Error())
+		}
+		in.tell(nil, nil)
+		return
+	}
+	in.said.forget("describe")
+	for _, w := range d.GetWarnings() {
+		if in.said.first("warning "+w, w) {
+			in.log.Warn(w)
+		}
+	}
+	if !changed {
+		return
+	}
+	in.log.Info("engine described", "adapter", d.GetEngine(), "version", d.GetVersion(), "model", d.GetModel(), "source", d.GetVersionSource())
+	in.source.Read(in.scraper(d), d.GetSignals())
+	in.tell(d, base)
+}
+
+// scraper reads the pages that the description names.
+func (in *instance) scraper(d *engine.Description) *scrape.Client {
+	url, p := strings.TrimRight(in.cfg.URL, "/"), d.GetProbes()
+	cfg := scrape.Config{
+		MetricsURL: url + orElse(p.GetMetricsPath(), "/metrics"),
+		Load:       scrape.LoadPointers{Running: p.GetLoadRunningPointer(), Waiting: p.GetLoadWaitingPointer()},
+		Timeout:    max(minScrapeTimeout, 2*in.interval),
+		Series:     collect.Series(d.GetSignals()),
+	}
+	if p.GetLoadPath() != "" {
+		cfg.LoadURL = url + p.GetLoadPath()
+	}
+	return scrape.New(cfg, in.transport)
+}
+
+// tell sends the engine's description up; without one, at least that there is an engine.
+func (in *instance) tell(d *engine.Description, base map[string]string) {
+	if d == nil && !in.said.first("exists", "") {
+		return
+	}
+	in.said.first("exists", "")
+	in.up.Engine(&agentv1.EngineInfo{
+		InstanceId: in.id, Name: in.cfg.Name, Group: in.cfg.Group, Url: in.cfg.URL, Hardware: in.cfg.Hardware,
+		Description: d, BaseSettings: base, ReadyUrl: in.readyURL,
+	})
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
