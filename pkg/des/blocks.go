@@ -1,9 +1,6 @@
 package des
 
-import (
-	"container/list"
-	"math/bits"
-)
+import "container/list"
 
 // pool accounts for the blocks of the KV cache. A block is free, held by sequences, or reusable: held by
 // nobody but still carrying a prefix. Reusable blocks are evicted in least-recently-used order, a
@@ -151,8 +148,22 @@ func (p *pool) release(h *holding, keep bool) {
 	*h = holding{shared: h.shared[:0]}
 }
 
-// ownHash names a block that only its own request can find again, after a preemption.
-func ownHash(id uint64, index int) uint64 {
-	hi, lo := bits.Mul64(id^0x9e3779b97f4a7c15, uint64(index)*0xbf58476d1ce4e5b9+0x94d049bb133111eb)
-	return hi ^ lo
+// Name spaces of block hashes that this package makes up, so that they never meet.
+const (
+	requestSpace = uint64(iota) << 62 // blocks that only their own request can find again
+	groupSpace                        // prefixes shared by a workload's groups
+	traceSpace                        // prefixes recorded in a trace
+)
+
+// nameBlock is the hash of the index-th block of a prefix.
+func nameBlock(space, prefix uint64, index int) uint64 {
+	return mix(mix(space^prefix) + uint64(index))
+}
+
+// mix is the finalizer of SplitMix64, a bijection that spreads neighbouring inputs.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }

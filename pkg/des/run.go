@@ -270,12 +270,12 @@ func (r *run) deliver(now time.Duration, replica int) {
 func FromWorkload(id uint64, w workload.Request, blockSize int) Request {
 	r := Request{ID: id, PromptTokens: w.PromptTokens, OutputTokens: w.OutputTokens}
 	for i := range w.GroupTokens / blockSize {
-		r.PrefixHashes = append(r.PrefixHashes, ownHash(uint64(w.Group)<<32|0x9b0, i))
+		r.PrefixHashes = append(r.PrefixHashes, nameBlock(groupSpace, uint64(w.Group), i))
 	}
 	if w.PrefixBlock > 0 {
 		for _, hash := range w.Prefix {
 			for i := range w.PrefixBlock / blockSize {
-				r.PrefixHashes = append(r.PrefixHashes, ownHash(hash, i))
+				r.PrefixHashes = append(r.PrefixHashes, nameBlock(traceSpace, hash, i))
 			}
 		}
 	}

@@ -53,7 +53,7 @@ func (s *sequence) rehash(blockSize int) {
 		s.own = slices.Clone(s.req.PrefixHashes)
 	}
 	for i := len(s.own); i < s.computed/blockSize; i++ {
-		s.own = append(s.own, ownHash(s.req.ID, i))
+		s.own = append(s.own, nameBlock(requestSpace, s.req.ID, i))
 	}
 }
 

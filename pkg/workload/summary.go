@@ -42,10 +42,12 @@ func Summarize(trace []Request) Summary {
 		}
 	}
 	span := (trace[len(trace)-1].Offset - trace[0].Offset).Seconds()
-	s.Rate = float64(len(trace)-1) / span
-	mean, sd := moments(gaps)
-	s.GapCV = sd / mean
-	s.Dispersion, s.PeakRate = dispersion(trace)
+	if span > 0 {
+		s.Rate = float64(len(trace)-1) / span
+		mean, sd := moments(gaps)
+		s.GapCV = sd / mean
+		s.Dispersion, s.PeakRate = dispersion(trace)
+	}
 	s.MeanPrompt, _ = moments(prompts)
 	s.MeanOutput, _ = moments(outputs)
 	s.SharedPrefixRate = shared / (s.MeanPrompt * float64(len(trace)))
