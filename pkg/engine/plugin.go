@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	enginev1 "github.com/optiinfra/performance-agent/proto/engine/v1"
 )
@@ -39,6 +42,8 @@ func Serve(a Adapter) {
 		_, _ = io.WriteString(os.Stderr, "This program is an engine adapter. perf-agent starts it; it does nothing on its own.\n")
 		os.Exit(1)
 	}
+	// The host starts plugins through a descriptor, so that the kernel names them after its number.
+	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig: h,
 		Plugins:         Plugins(a),
@@ -119,15 +124,25 @@ type client struct{ wire enginev1.EngineServiceClient }
 
 var _ Adapter = (*client)(nil)
 
-// NewClient returns the adapter at the other end of a connection. Its errors carry the gRPC status.
+// NewClient returns the adapter at the other end of a connection. Errors of the transport carry
+// their gRPC status.
 func NewClient(conn grpc.ClientConnInterface) Adapter {
 	return &client{wire: enginev1.NewEngineServiceClient(conn)}
+}
+
+// fault words an error of the far side: what the adapter itself said stands alone, what the
+// transport says keeps its status.
+func fault(call string, err error) error {
+	if s, ok := status.FromError(err); ok && s.Code() == codes.Unknown {
+		return fmt.Errorf("%s: %s", call, s.Message())
+	}
+	return fmt.Errorf("%s: %w", call, err)
 }
 
 func (c *client) Describe(ctx context.Context, t *Target) (*Description, error) {
 	r, err := c.wire.Describe(ctx, &enginev1.DescribeRequest{Target: t})
 	if err != nil {
-		return nil, fmt.Errorf("describe: %w", err)
+		return nil, fault("describe", err)
 	}
 	if r.GetDescription().GetEngine() == "" {
 		return nil, fmt.Errorf("describe: %w: the answer does not name an engine", ErrBadAnswer)
@@ -138,7 +153,7 @@ func (c *client) Describe(ctx context.Context, t *Target) (*Description, error) 
 func (c *client) Validate(ctx context.Context, t *Target, s Settings) ([]*Problem, error) {
 	r, err := c.wire.Validate(ctx, &enginev1.ValidateRequest{Target: t, Settings: s})
 	if err != nil {
-		return nil, fmt.Errorf("validate: %w", err)
+		return nil, fault("validate", err)
 	}
 	return r.GetProblems(), nil
 }
@@ -146,7 +161,7 @@ func (c *client) Validate(ctx context.Context, t *Target, s Settings) ([]*Proble
 func (c *client) Command(ctx context.Context, t *Target, s Settings) (*CommandLine, error) {
 	r, err := c.wire.Command(ctx, &enginev1.CommandRequest{Target: t, Settings: s})
 	if err != nil {
-		return nil, fmt.Errorf("command: %w", err)
+		return nil, fault("command", err)
 	}
 	if len(r.GetArgv()) == 0 {
 		return nil, fmt.Errorf("command: %w: the command line is empty", ErrBadAnswer)
@@ -157,7 +172,7 @@ func (c *client) Command(ctx context.Context, t *Target, s Settings) (*CommandLi
 func (c *client) Apply(ctx context.Context, t *Target, s Settings) ([]*KnobResult, error) {
 	r, err := c.wire.Apply(ctx, &enginev1.ApplyRequest{Target: t, Settings: s})
 	if err != nil {
-		return nil, fmt.Errorf("apply: %w", err)
+		return nil, fault("apply", err)
 	}
 	return r.GetResults(), nil
 }
