@@ -80,8 +80,8 @@ func checkPolicy(p *commandv1.Policy) *Refusal {
 		return refuse(Invalid, "the last of the steps %v must be 100, or part of the group would never get the configuration", p.GetSteps())
 	case len(p.GetSteps()) > 20:
 		return refuse(Invalid, "%d steps; at most 20 are useful", len(p.GetSteps()))
-	case !(p.GetReserve() >= 0 && p.GetReserve() < 10):
-		return refuse(Invalid, "reserve %v is the share of the load that stays free: use a number from 0 to 10, such as 0.1", p.GetReserve())
+	case !(p.GetReserve() >= 0 && p.GetReserve() < 10 || p.GetReserve() == -1):
+		return refuse(Invalid, "reserve %v is the share of the load that stays free: use a number from 0 to 10, such as 0.1, or -1 not to check the load at all", p.GetReserve())
 	case !(p.GetMargin() >= 1.03):
 		return refuse(Invalid, "margin %v is below 1.03: sketches are exact to 1 %%, so two sides cannot be told apart more closely", p.GetMargin())
 	case !(p.GetHardMargin() > p.GetMargin()):

@@ -64,7 +64,9 @@ func (s *state) eachRecord(visit func(*commandv1.SnapshotRecord)) {
 	each(s.bodies, func(v *commandv1.ConfigBody) { visit(&rec{Record: &commandv1.SnapshotRecord_Body{Body: v}}) })
 	each(s.epochs, func(v *commandv1.Epoch) { visit(&rec{Record: &commandv1.SnapshotRecord_Epoch{Epoch: v}}) })
 	each(s.rollouts, func(v *commandv1.Rollout) { visit(&rec{Record: &commandv1.SnapshotRecord_Rollout{Rollout: v}}) })
-	each(s.quarantines, func(v *commandv1.Quarantine) { visit(&rec{Record: &commandv1.SnapshotRecord_Quarantine{Quarantine: v}}) })
+	each(s.quarantines, func(v *commandv1.Quarantine) {
+		visit(&rec{Record: &commandv1.SnapshotRecord_Quarantine{Quarantine: v}})
+	})
 	each(s.workflows, func(v *commandv1.Workflow) { visit(&rec{Record: &commandv1.SnapshotRecord_Workflow{Workflow: v}}) })
 	each(s.recommendations, func(v *commandv1.Recommendation) {
 		visit(&rec{Record: &commandv1.SnapshotRecord_Recommendation{Recommendation: v}})
