@@ -21,8 +21,15 @@ type proc struct {
 	pgid  int
 	sid   int
 	state byte
-	comm  string
+	// threads is 1 for a process that has ended and waits to be reaped, more while other threads of
+	// an ended first thread run on.
+	threads int
+	comm    string
 }
+
+// ended reports whether the process is but a zombie, which holds neither memory nor ports. Its
+// reaping may be the business of a process 1 that never does it.
+func (p proc) ended() bool { return (p.state == 'Z' || p.state == 'X') && p.threads <= 1 }
 
 func (p proc) String() string { return fmt.Sprintf("%d (%s)", p.PID, p.comm) }
 
@@ -39,11 +46,12 @@ func parseStat(line []byte) (proc, error) {
 		return proc{}, errStat
 	}
 	p := proc{state: f[0][0], comm: string(line[open+1 : end])}
-	var errs [5]error
+	var errs [6]error
 	p.PID, errs[0] = strconv.Atoi(string(bytes.TrimSpace(line[:open])))
 	p.ppid, errs[1] = strconv.Atoi(string(f[1]))
 	p.pgid, errs[2] = strconv.Atoi(string(f[2]))
 	p.sid, errs[3] = strconv.Atoi(string(f[3]))
+	p.threads, errs[5] = strconv.Atoi(string(f[17]))
 	p.Start, errs[4] = strconv.ParseUint(string(f[19]), 10, 64)
 	if errors.Join(errs[:]...) != nil {
 		return proc{}, errStat
@@ -59,7 +67,7 @@ func readProc(pid int) (proc, error) {
 	return parseStat(b)
 }
 
-// processes lists all that can be seen. A process that ends meanwhile is left out.
+// processes lists all that can be seen and have not ended.
 func processes() ([]proc, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -76,7 +84,7 @@ func processes() ([]proc, error) {
 		if err != nil {
 			continue
 		}
-		if p, err := readProc(pid); err == nil {
+		if p, err := readProc(pid); err == nil && !p.ended() {
 			all = append(all, p)
 		}
 	}
