@@ -128,14 +128,14 @@ func Names() []string { return slices.Sorted(maps.Keys(named)) }
 // arXiv summarisation data set, which has lengths only, so its arrivals are Poisson.
 var named = map[string]Spec{
 	"azure-conv": {
-		Arrivals:          Arrivals{Rate: 5.53, CV: 1.04, Modulation: Modulation{CV: .27, Memory: 3 * time.Minute}},
+		Arrivals:          Arrivals{Rate: 5.53, CV: 1.04, Modulation: Modulation{CV: .24, Memory: 3 * time.Minute}},
 		Prompt:            quantiles(2, 29, 181, 207, 396, 1020, 1189, 2735, 4083, 4142, 6212, 14050),
 		Output:            quantiles(7, 16, 41, 54, 85, 129, 395, 424, 451, 601, 954, 1000),
 		LengthCorrelation: .09,
 		Duration:          time.Hour,
 	},
 	"azure-code": {
-		Arrivals: Arrivals{Rate: 2.57, BatchMean: 10, BatchGap: 50 * time.Millisecond, Modulation: Modulation{CV: 6, Memory: 25 * time.Second}},
+		Arrivals: Arrivals{Rate: 2.57, BatchMean: 12, BatchGap: 50 * time.Millisecond, Modulation: Modulation{CV: 10, Memory: time.Minute}},
 		Prompt:   quantiles(3, 17, 75, 147, 578, 1469, 2745, 5194, 7315, 7436, 7437, 7437),
 		Output:   quantiles(6, 6, 6, 7, 9, 13, 24, 55, 90, 252, 831, 1899),
 		Duration: time.Hour,
