@@ -7,6 +7,7 @@
 package telemetry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -42,6 +43,8 @@ type Config struct {
 	Skew time.Duration
 	// Gone is how long a silent instance is remembered; default Seconds.
 	Gone time.Duration
+	// PruneEvery is how often Run looks for what is gone; default 1 min.
+	PruneEvery time.Duration
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 }
@@ -64,6 +67,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Gone == 0 {
 		c.Gone = time.Duration(c.Seconds) * time.Second
+	}
+	if c.PruneEvery == 0 {
+		c.PruneEvery = time.Minute
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -229,8 +235,22 @@ func (s *Store) Freshness(instance string) (Freshness, bool) {
 	return f, true
 }
 
+// Run prunes now and then until ctx ends; it returns nil.
+func (s *Store) Run(ctx context.Context) error {
+	tick := time.NewTicker(s.cfg.PruneEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.Prune()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // Prune forgets instances that have been silent for longer than Config.Gone and windows that have
-// left the ring's span. It returns how many instances were forgotten. Call it now and then.
+// left the ring's span. It returns how many instances were forgotten.
 func (s *Store) Prune() int {
 	now := s.cfg.Now()
 	s.mu.Lock()
