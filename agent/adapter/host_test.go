@@ -46,7 +46,7 @@ var plays = map[string]func(){
 	"good":    func() { engine.Serve(&fake{}) },
 	"shy":     func() { engine.Serve(&fake{source: "nothing"}) },
 	"hang":    func() { engine.Serve(&fake{act: func() { select {} }}) },
-	"frozen":  func() { engine.Serve(&fake{act: func() { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) }}) },
+	"frozen":  func() { engine.Serve(&fake{act: func() { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP); select {} }}) },
 	"crash":   func() { engine.Serve(&fake{act: func() { os.Exit(3) }}) },
 	"garbage": func() { fmt.Println("Welcome to my plugin!"); block() },
 	"mute":    block,
