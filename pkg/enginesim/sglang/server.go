@@ -153,7 +153,8 @@ func (p *process) serve(ctx context.Context, set *settings, ln net.Listener) int
 	scale := func(d time.Duration) time.Duration { return time.Duration(float64(d) * p.env.StartScale) }
 	started := []phase{
 		{"load_weight", scale(loading)},
-		{"scheduler_e2e", scale(loading + capturing)}, {"tokenizer_e2e", scale(importing + loading + capturing + warming)},
+		{"scheduler_e2e", scale(loading + capturing)},
+		{"tokenizer_e2e", scale(importing + loading + capturing + warming)},
 	}
 	srv := &server{set: set, metrics: newMetrics(set, started), output: p.env.Faults.Output, phases: started}
 	srv.engine = live.New(core, srv.metrics, p.env.Faults, p.env.Log)

@@ -91,7 +91,9 @@ func newMetrics(s *settings) *metrics {
 	return m
 }
 
-func (m *metrics) of(name string, labels ...string) *expo.Series { return m.families[name].With(labels...) }
+func (m *metrics) of(name string, labels ...string) *expo.Series {
+	return m.families[name].With(labels...)
+}
 
 func (m *metrics) failed(err string) { m.of("tgi_request_failure", "err", err).Add(1) }
 
