@@ -142,7 +142,7 @@ func (c Config) validateLoopback() (faults []error) {
 	}
 	for _, a := range slices.Compact(addrs) {
 		if a != "" && !isLoopback(a) {
-			faults = append(faults, fmt.Errorf("Raft address %s can be reached from other machines but TLS is off: set up TLS between the servers, or use 127.0.0.1", a))
+			faults = append(faults, fmt.Errorf("address %s for Raft can be reached from other machines but TLS is off: set up TLS between the servers, or use 127.0.0.1", a))
 		}
 	}
 	return faults
