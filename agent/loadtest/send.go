@@ -1,0 +1,140 @@
+package loadtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// send carries out one request and fills in its record. It never retries.
+func (r *Runner) send(ctx context.Context, req Request, rec *Record) {
+	wait, cancel := context.WithTimeout(ctx, r.cfg.ReadyWait)
+	k, err := r.balancer.acquire(wait)
+	cancel()
+	if err != nil {
+		rec.fail(FailedNotReady, fmt.Sprintf("no target was ready within %v", r.cfg.ReadyWait))
+		if ctx.Err() != nil {
+			rec.fail(FailedUnfinished, "")
+		}
+		return
+	}
+	defer r.balancer.release(k)
+	rec.Target = k.name()
+	ctx, cancel = context.WithTimeoutCause(ctx, r.cfg.Timeout, errTimeout)
+	defer cancel()
+	if err := r.exchange(ctx, k.Target, req, rec); err != nil {
+		rec.fail(r.class(ctx, rec, err), err.Error())
+	}
+}
+
+var (
+	errTimeout     = errors.New("request timed out")
+	errStatus      = errors.New("not 200")
+	errStreamEvent = errors.New("error in stream")
+	errEmpty       = errors.New("no token")
+)
+
+// class names a failure.
+func (r *Runner) class(ctx context.Context, rec *Record, err error) string {
+	switch {
+	case errors.Is(context.Cause(ctx), errTimeout):
+		return FailedTimeout
+	case ctx.Err() != nil:
+		return FailedUnfinished
+	case errors.Is(err, errStreamEvent):
+		return FailedStream
+	case errors.Is(err, errEmpty):
+		return FailedEmpty
+	case errors.Is(err, errStatus):
+		return fmt.Sprintf("http_%d", rec.Status)
+	case rec.Status == 0:
+		return FailedConnect
+	}
+	return FailedCut
+}
+
+func (r *Runner) exchange(ctx context.Context, t Target, req Request, rec *Record) error {
+	text := req.Prompt
+	if text == "" {
+		text = prompt(req.PromptTokens, r.cfg.Seed, rec.Number)
+	}
+	body, err := t.API.body(r.cfg.Model, text, req.OutputTokens)
+	if err != nil {
+		return err
+	}
+	out, err := http.NewRequestWithContext(ctx, http.MethodPost, t.endpoint(), bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	out.Header.Set("Content-Type", "application/json")
+	out.Header.Set("Accept", "text/event-stream")
+	rec.Sent = time.Now()
+	resp, err := r.client.Do(out)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	rec.Status = resp.StatusCode
+	if resp.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 512)) // a detail only
+		return fmt.Errorf("%w: %s", errStatus, strings.TrimSpace(string(b)))
+	}
+	return readStream(resp.Body, t.API, rec)
+}
+
+// readStream times a stream's tokens until it is complete.
+func readStream(body io.Reader, api API, rec *Record) error {
+	events := newEventReader(body)
+	counted := 0
+	for {
+		e, err := events.next()
+		if err != nil {
+			return fmt.Errorf("stream ended early: %w", err)
+		}
+		v := api.classify(e)
+		switch v.kind {
+		case failed:
+			return fmt.Errorf("%w: %.300s", errStreamEvent, e.data)
+		case opening:
+			rec.first(time.Now())
+		case tokens:
+			rec.token(time.Now())
+			counted++
+			rec.Tokens = max(rec.Tokens, counted)
+		}
+		if v.completion > 0 {
+			rec.Tokens, counted = v.completion, v.completion
+		}
+		if v.prompt > 0 {
+			rec.PromptTokens = v.prompt
+		}
+		if v.last {
+			_, _ = io.Copy(io.Discard, body) // the closing bytes, so that the connection is kept
+			if rec.FirstToken.IsZero() {
+				return errEmpty
+			}
+			return nil
+		}
+	}
+}
+
+func (r *Record) first(at time.Time) {
+	if r.FirstToken.IsZero() {
+		r.FirstToken, r.LastToken = at, at
+	}
+}
+
+func (r *Record) token(at time.Time) {
+	r.first(at)
+	if r.LastToken != r.FirstToken || r.Tokens > 0 {
+		r.GapsUS = append(r.GapsUS, at.Sub(r.LastToken).Microseconds())
+	}
+	r.LastToken = at
+}
+
+func (r *Record) fail(class, detail string) { r.Failed, r.Detail = class, detail }

@@ -1,0 +1,47 @@
+// Package loadtest drives load at serving engines and measures it as their users would: open loop,
+// so that a slow answer delays no later request, and every latency also from the moment at which
+// the request was due, so that a late client hides nothing (no coordinated omission). It stands in
+// for a Kubernetes Service, too: it spreads requests over the targets that call themselves ready.
+//
+// It retries nothing, decides nothing, and knows engines only by their request formats. Traffic
+// comes from a Source; what the figures mean for a configuration is others' business.
+package loadtest
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Request is one request of a workload.
+type Request struct {
+	Offset time.Duration // when it is due, from the start of the run
+	// Prompt is generated with about PromptTokens tokens when empty.
+	Prompt       string
+	PromptTokens int
+	OutputTokens int
+}
+
+// Source yields requests in the order of their offsets; ok is false when there are no more. It must
+// not depend on how earlier requests fare. It is called from one goroutine.
+type Source interface {
+	Next() (r Request, ok bool)
+}
+
+// Poisson is endless traffic with independent arrivals and fixed lengths.
+type Poisson struct {
+	rng            *rand.Rand
+	perSecond      float64
+	prompt, output int
+	at             time.Duration
+}
+
+// NewPoisson returns the same arrivals for the same seed. perSecond must be positive.
+func NewPoisson(perSecond float64, promptTokens, outputTokens int, seed uint64) *Poisson {
+	return &Poisson{rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), perSecond: perSecond, prompt: promptTokens, output: outputTokens}
+}
+
+// Next implements Source.
+func (p *Poisson) Next() (Request, bool) {
+	p.at += time.Duration(p.rng.ExpFloat64() / p.perSecond * float64(time.Second))
+	return Request{Offset: p.at, PromptTokens: p.prompt, OutputTokens: p.output}, true
+}
