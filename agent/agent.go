@@ -92,7 +92,9 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 	}
 	g.Go(func() error { return a.collector.Run(ctx) })
 	g.Go(func() error { return a.reporter.Run(ctx) })
-	return g.Wait()
+	err := g.Wait()
+	a.log.Info("perf-agent ends; engines are left as they are")
+	return err
 }
 
 // serveUntil serves HTTP until ctx ends.

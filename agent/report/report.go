@@ -107,8 +107,12 @@ func New(cfg Config, identity *agentv1.Identity, handler Directives, cluster Clu
 	}
 }
 
-// Window hands over a window for sending. It must not be changed afterwards.
+// Window hands over a window for sending. It must not be changed afterwards. Without any address
+// nobody will ever take it, and it is not kept.
 func (r *Reporter) Window(w *agentv1.Window) {
+	if len(r.cfg.Addresses) == 0 {
+		return
+	}
 	r.windows.push(w)
 	r.nudge()
 }
