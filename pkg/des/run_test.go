@@ -176,7 +176,7 @@ func conversation(tb testing.TB, factor float64, length time.Duration) []workloa
 // small, replicas at little more than half of their capacity miss the objective for most requests, and
 // the engine's usual settings meet it on the same traffic.
 func TestSmallBudgetWastesGoodput(t *testing.T) {
-	trace := conversation(t, .5, 15*time.Minute)
+	trace := conversation(t, .55, 15*time.Minute)
 	objective := Objective{TTFT: 500 * time.Millisecond, TPOT: 50 * time.Millisecond}
 	serve := func(seqs, budget int) Summary {
 		r, err := Run(replicas(t, 8, seqs, budget), trace, Options{Objective: objective, Warmup: time.Minute})

@@ -23,7 +23,7 @@ type Prediction struct {
 	Decoding        float64 // of them, those that generate
 	PromptPerStep   float64 // prompt tokens per step
 	StepSeconds     float64
-	QueueSeconds    float64
+	QueueSeconds    float64 // until admitted to the running set
 	TTFTSeconds     float64 // queue included
 	TPOTSeconds     float64
 	E2ESeconds      float64
@@ -33,14 +33,27 @@ type Prediction struct {
 	Stable          bool    // the queue does not grow without bound
 }
 
-// mean is the step that n decoding sequences keep going in balance.
-func (p *Predictor) mean(t Traffic, decoding float64) load {
-	prompt := decoding * t.perOutput()
+// step is the mean duration of a step, in seconds, that d decoding sequences and the prompts that keep
+// them going share. Prompts come whole or in chunks that fill the budget, not in equal shares: most steps
+// may carry none, and a step is as long as the longer of reading weights and computing, so the mean of
+// the two kinds of step exceeds a step of mean content.
+func (p *Predictor) step(t Traffic, d float64) float64 {
+	perStep := d * t.perOutput()
+	chunk := math.Min(max(t.computed(), 1), max(float64(p.setup.MaxBatchedTokens)-d, 1))
+	share := perStep / chunk
+	if share >= 1 { // several prompts per step
+		return p.terms(p.mixed(t, d, perStep)).Seconds()
+	}
+	return (1-share)*p.terms(p.mixed(t, d, 0)).Seconds() + share*p.terms(p.mixed(t, d, chunk)).Seconds()
+}
+
+// mixed is a step of d decoding sequences and that many prompt tokens.
+func (p *Predictor) mixed(t Traffic, d, prompt float64) load {
 	return load{
-		decoding: decoding,
-		context:  decoding * (t.PromptTokens + t.OutputTokens/2),
+		decoding: d,
+		context:  d * (t.PromptTokens + t.OutputTokens/2),
 		prompt:   prompt,
-		sampling: decoding * (1 + 1/max(t.OutputTokens, 1)),
+		sampling: d + prompt/max(t.computed(), 1),
 		scores:   prompt * p.setup.Model.windowed(t.PromptTokens*t.PrefixHitRate+t.computed()/2),
 	}
 }
@@ -81,10 +94,9 @@ func (p *Predictor) limit(t Traffic) (float64, error) {
 // at is the state with n sequences in the running set.
 func (p *Predictor) at(t Traffic, n float64) Prediction {
 	d := p.balance(t, n)
-	l := p.mean(t, d)
-	step := p.terms(l).Seconds()
+	step := p.step(t, d)
 	q := Prediction{
-		Running: n, Decoding: d, PromptPerStep: l.prompt, StepSeconds: step, TPOTSeconds: step, Stable: true,
+		Running: n, Decoding: d, PromptPerStep: d * t.perOutput(), StepSeconds: step, TPOTSeconds: step, Stable: true,
 		TTFTSeconds: p.prefillSeconds(t, d) + step/2, // a request meets a step half done
 	}
 	q.RequestsPerSec = d / (max(t.OutputTokens, 1) * step)
@@ -98,12 +110,7 @@ func (p *Predictor) prefillSeconds(t Traffic, d float64) float64 {
 	budget := max(float64(p.setup.MaxBatchedTokens)-d, 1)
 	prompt := max(t.computed(), 1)
 	steps := math.Ceil(prompt / budget)
-	chunk := prompt / steps
-	l := load{
-		decoding: d, context: d * (t.PromptTokens + t.OutputTokens/2), prompt: chunk, sampling: d + 1/steps,
-		scores: chunk * p.setup.Model.windowed(t.PromptTokens*t.PrefixHitRate+t.computed()/2),
-	}
-	return steps * p.terms(l).Seconds()
+	return steps * p.terms(p.mixed(t, d, prompt/steps)).Seconds()
 }
 
 // SteadyState is the mean state under a closed loop of that many clients on one replica. Requests beyond
@@ -161,11 +168,29 @@ func (p *Predictor) OpenLoop(t Traffic) (Prediction, error) {
 	if q.Stable = c.stable; !c.stable {
 		q.QueueSeconds = math.Inf(1)
 	} else {
-		q.QueueSeconds = c.waiting / arrivals * (square(orOne(t.ArrivalCV)) + square(orOne(t.ServiceCV))) / 2
+		q.QueueSeconds = c.waiting / arrivals * variability(t)
 	}
-	q.TTFTSeconds += q.QueueSeconds
-	q.E2ESeconds += q.QueueSeconds
+	wait := max(q.QueueSeconds, p.promptQueue(t, arrivals*t.OutputTokens*q.StepSeconds)) // one congestion, seen from two sides
+	q.TTFTSeconds += wait
+	q.E2ESeconds += wait
 	return q, nil
+}
+
+// promptQueue is the time, in seconds, that an admitted prompt waits for the prompts before it: they take
+// what decoding leaves of the token budget one after the other. It matters when the budget is small.
+// By Little's law the mean number decoding is the rate times the time spent decoding.
+func (p *Predictor) promptQueue(t Traffic, decoding float64) float64 {
+	left := float64(p.setup.MaxBatchedTokens) - decoding
+	busy := decoding * t.perOutput() / max(left, 1e-9)
+	if busy >= 1 {
+		return math.Inf(1)
+	}
+	return busy / (1 - busy) * p.prefillSeconds(t, decoding) * variability(t)
+}
+
+// variability is the factor by which a queue is longer than with Poisson arrivals and exponential service.
+func variability(t Traffic) float64 {
+	return (square(orOne(t.ArrivalCV)) + square(orOne(t.ServiceCV))) / 2
 }
 
 // chain is the stationary state of the birth-death chain.
