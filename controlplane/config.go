@@ -62,8 +62,8 @@ func DefaultConfig() Config {
 	return Config{
 		DataDir:   "data/controlplane",
 		Listen:    "127.0.0.1:8002",
-		Raft:      "127.0.0.1:8003",
-		Agents:    "127.0.0.1:8004",
+		Raft:      "127.0.0.1:8005",
+		Agents:    "127.0.0.1:8003",
 		Heartbeat: 500 * time.Millisecond,
 		LogLevel:  "info",
 		Workflow:  WorkflowConfig{Collect: time.Minute, Patience: 10 * time.Minute, Verify: time.Minute},

@@ -152,8 +152,8 @@ func op(method, path, id, summary, tag string) huma.Operation {
 	return o
 }
 
-// writeHeaders are the optional headers of every change.
-type writeHeaders struct {
+// WriteHeaders are the optional headers of every change.
+type WriteHeaders struct {
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"128" doc:"Repeating a request with the same key does the work once."`
 }
 

@@ -14,12 +14,12 @@ type idInput struct {
 }
 
 type writeInput struct {
-	writeHeaders
+	WriteHeaders
 	ID string `path:"id"`
 }
 
 type reasonInput struct {
-	writeHeaders
+	WriteHeaders
 	ID   string `path:"id"`
 	Body struct {
 		Reason string `json:"reason,omitempty" maxLength:"500"`
@@ -32,13 +32,14 @@ type List[T any] struct {
 	Next  string `json:"next,omitempty" doc:"cursor of the next page; absent on the last"`
 }
 
-type pageInput struct {
+// PageInput selects a page of a list.
+type PageInput struct {
 	Cursor string `query:"cursor" doc:"id of the last item of the page before"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"200"`
 }
 
 // page cuts one page out of items ordered by id; ids are stable, so a cursor never skips.
-func page[T any](items []T, in pageInput, id func(T) string) List[T] {
+func page[T any](items []T, in PageInput, id func(T) string) List[T] {
 	start := 0
 	if in.Cursor != "" {
 		start = len(items)
@@ -99,7 +100,7 @@ var modes = map[string]commandv1.Mode{
 }
 
 type putGroupInput struct {
-	writeHeaders
+	WriteHeaders
 	ID      string `path:"id"`
 	IfMatch uint64 `header:"If-Match" doc:"modify index that the change is based on; 0: any"`
 	Body    PolicyChange
@@ -107,7 +108,7 @@ type putGroupInput struct {
 
 func (s *Server) fleetRoutes() {
 	huma.Register(s.api, op(http.MethodGet, "/agents", "list-agents", "Agents with their engines", "fleet"),
-		func(_ context.Context, in *pageInput) (*body[List[Agent]], error) {
+		func(_ context.Context, in *PageInput) (*body[List[Agent]], error) {
 			return ok(s, page(s.agentsView(), *in, func(a Agent) string { return a.ID }))
 		})
 	huma.Register(s.api, op(http.MethodGet, "/agents/{id}", "get-agent", "One agent", "fleet"),
@@ -122,7 +123,7 @@ func (s *Server) fleetRoutes() {
 	huma.Register(s.api, op(http.MethodPost, "/agents/{id}/drain", "drain-engine", "Take an engine out of rotation (id or name of the engine)", "fleet"), s.drain(true))
 	huma.Register(s.api, op(http.MethodPost, "/agents/{id}/undrain", "undrain-engine", "Put a drained engine back into rotation", "fleet"), s.drain(false))
 	huma.Register(s.api, op(http.MethodGet, "/groups", "list-groups", "Groups", "fleet"),
-		func(_ context.Context, in *pageInput) (*body[List[Group]], error) {
+		func(_ context.Context, in *PageInput) (*body[List[Group]], error) {
 			var out []Group
 			for _, g := range s.machine.Groups() {
 				out = append(out, s.groupView(g, false))

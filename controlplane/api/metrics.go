@@ -180,7 +180,7 @@ func orZero(v float64) float64 {
 }
 
 type collectInput struct {
-	writeHeaders
+	WriteHeaders
 	Body struct {
 		Group  string `json:"group,omitempty"`
 		Engine string `json:"engine,omitempty"`

@@ -14,7 +14,7 @@ type groupQuery struct {
 }
 
 type optimizeInput struct {
-	writeHeaders
+	WriteHeaders
 	Body struct {
 		Group string `json:"group"`
 	}
@@ -45,7 +45,7 @@ func (s *Server) optimizeRoutes() {
 	}
 	huma.Register(s.api, op(http.MethodGet, "/optimize/recommendations", "list-recommendations", "Recommendations, newest first", "optimize"),
 		func(_ context.Context, in *struct {
-			pageInput
+			PageInput
 			Group string `query:"group"`
 		},
 		) (*body[List[Recommendation]], error) {
@@ -53,7 +53,7 @@ func (s *Server) optimizeRoutes() {
 			for _, r := range s.machine.Recommendations(in.Group) {
 				out = append(out, recommendationView(r))
 			}
-			return ok(s, page(out, in.pageInput, func(r Recommendation) string { return r.ID }))
+			return ok(s, page(out, in.PageInput, func(r Recommendation) string { return r.ID }))
 		})
 	huma.Register(s.api, op(http.MethodGet, "/optimize/recommendations/{id}", "get-recommendation", "One recommendation", "optimize"),
 		func(_ context.Context, in *idInput) (*body[Recommendation], error) {

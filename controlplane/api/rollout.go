@@ -14,7 +14,7 @@ import (
 )
 
 type startRolloutInput struct {
-	writeHeaders
+	WriteHeaders
 	Body struct {
 		Group              string            `json:"group"`
 		Settings           map[string]string `json:"settings" doc:"the complete set of knobs on top of the operator's command line"`
@@ -25,7 +25,7 @@ type startRolloutInput struct {
 }
 
 type stepInput struct {
-	writeHeaders
+	WriteHeaders
 	Body struct {
 		ID     string `json:"id" doc:"rollout"`
 		Reason string `json:"reason,omitempty" maxLength:"500"`
@@ -33,7 +33,7 @@ type stepInput struct {
 }
 
 type rolloutQuery struct {
-	pageInput
+	PageInput
 	Group string `query:"group"`
 }
 
@@ -79,7 +79,7 @@ func (s *Server) rollouts(in *rolloutQuery, ended bool) (*body[List[Rollout]], e
 			out = append(out, s.rolloutView(r))
 		}
 	}
-	return ok(s, page(out, in.pageInput, func(r Rollout) string { return r.ID }))
+	return ok(s, page(out, in.PageInput, func(r Rollout) string { return r.ID }))
 }
 
 // bodyOf makes the configuration body of a group's engine.

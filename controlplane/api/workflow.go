@@ -11,7 +11,7 @@ import (
 )
 
 type createWorkflowInput struct {
-	writeHeaders
+	WriteHeaders
 	Body struct {
 		Group string `json:"group"`
 		Mode  string `json:"mode,omitempty" enum:"advise,approve,auto" doc:"default: the group's mode"`
@@ -26,7 +26,7 @@ func (s *Server) workflowRoutes() {
 			for _, w := range s.machine.Workflows(in.Group) {
 				out = append(out, workflowView(w))
 			}
-			return ok(s, page(out, in.pageInput, func(w Workflow) string { return w.ID }))
+			return ok(s, page(out, in.PageInput, func(w Workflow) string { return w.ID }))
 		})
 	huma.Register(s.api, op(http.MethodGet, "/workflows/{id}", "get-workflow", "One workflow", "workflow"),
 		func(_ context.Context, in *idInput) (*body[Workflow], error) {

@@ -237,6 +237,44 @@ func TestRecommendKeepsGoodIncumbent(t *testing.T) {
 	}
 }
 
+func TestCapacityFollowsSettings(t *testing.T) {
+	tables, err := perfmodel.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1_700_000_000, 0)
+	u := truth{t: t, tables: tables, hidden: des.Hidden(1, perfmodel.Prior())}
+	m := fleetOf(t, map[string]string{"max_num_seqs": "4", "max_num_batched_tokens": "64"})
+	trace := traceOf(t, 2)
+	v := service(t, m, u.windows(4, 64, trace, 60, now), now)
+	small := m.Instance(instanceID(0))
+	got, ok := v.TokensPerSecond(small)
+	if !ok {
+		t.Fatal("capacity is unknown")
+	}
+	// The truth: what the same engine finishes when it always has work.
+	busy, _ := workload.Named("azure-conv")
+	busy.Arrivals.Rate, busy.Count, busy.Duration = 100, 400, 0
+	flood, err := workload.Generate(busy, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := u.run(4, 64, flood, nil)
+	var tokens float64
+	for _, o := range s.Outcomes {
+		tokens += float64(o.Request.PromptTokens + o.Tokens)
+	}
+	want := tokens / s.Elapsed.Seconds() / replicas
+	if got < 0.75*want || got > 1.25*want {
+		t.Errorf("capacity %.0f tokens/s, the engine does %.0f when flooded", got, want)
+	}
+	large := m.Instance(instanceID(0))
+	large.Effective = map[string]string{"max_num_seqs": "64", "max_num_batched_tokens": "4096"}
+	if more, ok := v.TokensPerSecond(large); !ok || more < 2*got {
+		t.Errorf("capacity %.0f with larger limits, %.0f with small ones", more, got)
+	}
+}
+
 func TestRecommendSaysWhatItLacks(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	v := service(t, fleetOf(t, nil), nil, now)

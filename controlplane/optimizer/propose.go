@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,6 +45,9 @@ type Service struct {
 	telemetry Telemetry
 	tables    *perfmodel.Tables
 	now       func() time.Time
+
+	mu         sync.Mutex // guards what follows
+	yardsticks map[string]*yardstick
 }
 
 // New returns a service. A zero MinGain is 10 %, a zero Span one minute.
@@ -54,7 +58,7 @@ func New(cfg Config, machine *fsm.Machine, telemetry Telemetry, tables *perfmode
 	if cfg.MinGain <= 0 {
 		cfg.MinGain = 0.10
 	}
-	return &Service{cfg: cfg, machine: machine, telemetry: telemetry, tables: tables, now: time.Now}
+	return &Service{cfg: cfg, machine: machine, telemetry: telemetry, tables: tables, now: time.Now, yardsticks: map[string]*yardstick{}}
 }
 
 // Findings names what limits a group now, primary cause first.
