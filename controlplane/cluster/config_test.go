@@ -27,7 +27,7 @@ func TestConfigFaultsInWords(t *testing.T) {
 		"fast heartbeat":     {Config{DataDir: "d", RaftAddr: "127.0.0.1:0", Heartbeat: 60 * time.Millisecond}, "would lose leaders"},
 		"open without TLS":   {Config{DataDir: "d", RaftAddr: "0.0.0.0:8003"}, "TLS is off"},
 		"every interface":    {Config{DataDir: "d", RaftAddr: ":8003"}, "TLS is off"},
-		"peer without TLS":   {Config{DataDir: "d", RaftAddr: "127.0.0.1:0", Peers: []Peer{{ID: "a", RaftAddr: "10.0.0.1:8003"}}}, "10.0.0.1:8003 can be reached"},
+		"peer without TLS":   {Config{DataDir: "d", RaftAddr: "127.0.0.1:0", Peers: []Peer{{ID: "a", RaftAddr: "10.0.0.1:8003"}}}, "10.0.0.1:8003 for Raft can be reached"},
 		"too few peers":      {Config{DataDir: "d", RaftAddr: "127.0.0.1:0", Peers: three[:2], Expect: 3}, "3 servers are expected but 2"},
 		"peer without name":  {Config{DataDir: "d", RaftAddr: "127.0.0.1:0", Peers: []Peer{{RaftAddr: "127.0.0.1:1"}}}, "has no id"},
 		"twice one name":     {Config{DataDir: "d", RaftAddr: "127.0.0.1:0", Peers: []Peer{three[0], {ID: "cp1", RaftAddr: "127.0.0.1:9"}}}, "two peers are called"},

@@ -39,7 +39,8 @@ type Node struct {
 	applier   *applier
 	lead      *leadership
 
-	opened  chan struct{} // closed when all fields above are set
+	wrapLog func(raft.LogStore) raft.LogStore // a test's way to a failing disk
+	opened  chan struct{}                     // closed when all fields above are set
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	closing sync.Once
@@ -53,6 +54,7 @@ func New(cfg Config, machine *fsm.Machine, logger *slog.Logger) *Node {
 		machine: machine,
 		logger:  logger.With("component", "cluster"),
 		lead:    newLeadership(),
+		wrapLog: func(s raft.LogStore) raft.LogStore { return s },
 		opened:  make(chan struct{}),
 	}
 }
@@ -135,7 +137,7 @@ func (n *Node) openStores() (err error) {
 	if err != nil {
 		return err
 	}
-	n.logs = &logStore{LogStore: cache, logger: n.logger}
+	n.logs = &logStore{LogStore: n.wrapLog(cache), logger: n.logger}
 	n.snapshots, err = raft.NewFileSnapshotStoreWithLogger(n.cfg.DataDir, 3, raftLogger(n.logger))
 	if err != nil {
 		return dirError(n.cfg.DataDir, err)
@@ -225,10 +227,16 @@ const transferTimeout = 2 * time.Second
 // Close hands leadership over when this server has it, stops Raft and releases the data folder.
 // Everything that Open started has ended when it returns. Further calls return the first's result.
 func (n *Node) Close() error {
-	n.closing.Do(func() { n.closed = n.shutdown() })
+	n.closing.Do(func() {
+		if n.raft != nil {
+			n.handOver()
+		}
+		n.closed = n.shutdown()
+	})
 	return n.closed
 }
 
+// shutdown without a hand-over is what the other servers see of a crash.
 func (n *Node) shutdown() error {
 	var errs []error
 	step := func(name string, err error) {
@@ -237,7 +245,6 @@ func (n *Node) shutdown() error {
 		}
 	}
 	if n.raft != nil {
-		n.handOver()
 		step("raft", n.raft.Shutdown().Error())
 		n.stop()
 	}

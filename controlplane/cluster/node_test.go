@@ -70,10 +70,13 @@ func configs(t *testing.T, n int) []Config {
 	return all
 }
 
-func start(t *testing.T, cfg Config) *server {
+func start(t *testing.T, cfg Config, before ...func(*Node)) *server {
 	t.Helper()
 	m := fsm.New()
 	s := &server{Node: New(cfg, m, quiet(t)), machine: m, cfg: cfg}
+	for _, f := range before {
+		f(s.Node)
+	}
 	if err := s.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -203,9 +206,8 @@ func TestFollowerNamesTheLeader(t *testing.T) {
 // kill stops a server as a crash would look to the others: no hand-over.
 func (s *server) kill(t *testing.T) {
 	t.Helper()
-	s.cfg.Peers = s.Node.cfg.Peers
-	s.Node.cfg.Peers = nil // a cluster of one has no one to hand over to
-	if err := s.Close(); err != nil {
+	s.closing.Do(func() { s.closed = s.shutdown() })
+	if err := s.closed; err != nil {
 		t.Fatal(err)
 	}
 }

@@ -279,18 +279,24 @@ func TestInstanceThatItsAgentDropped(t *testing.T) {
 
 func TestSlowAgentIsCutOffAndBlocksNobody(t *testing.T) {
 	t.Parallel()
-	c := cluster(t, 1, func(cfg *Config) { cfg.Queue = 4 })
-	newAgent(t, "slow").attach(c.nodes[0])
-	s := c.nodes[0].session("slow")
-	// Nothing takes from the queue of a session without a stream.
-	stuck := newSession(s.view, 4)
-	for i := range 5 {
-		if sent := stuck.directive(&agentv1.Directive{}); sent != (i < 4) {
-			t.Errorf("message %d sent: %v", i, sent)
-		}
+	c := cluster(t, 1, func(cfg *Config) { cfg.SilentAfter = time.Minute })
+	deaf := newAgent(t, "deaf").attach(c.nodes[0])
+	c.reachable(t, "deaf/e", true)
+	deaf.sending.Lock() // it cannot answer the next ping, and so reads no further
+	s := c.nodes[0].session("deaf")
+	large := &agentv1.Directive{InstanceId: strings.Repeat("x", 32<<10)}
+	eventually(t, "the queue is full", func() bool { return !s.directive(large) })
+	eventually(t, "its stream is ended", func() bool { return c.nodes[0].session("deaf") == nil })
+	if err := s.killed(); !errors.Is(err, errSlow) || c.nodes[0].Counts().Slow != 1 {
+		t.Errorf("ended because %v", err)
 	}
-	if err := stuck.killed(); !errors.Is(err, errSlow) || status.Code(toStatus(err)) != codes.ResourceExhausted {
-		t.Errorf("got %v", err)
+	deaf.sending.Unlock()
+	for range len(deaf.directives) {
+		<-deaf.directives
+	}
+	other := newAgent(t, "other").attach(c.nodes[0])
+	if err := c.nodes[0].Collect(t.Context(), "other/e"); err == nil {
+		other.next()
 	}
 }
 

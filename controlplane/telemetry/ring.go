@@ -115,11 +115,11 @@ func windowBytes(w *fleet.Window) int {
 }
 
 func sketchBytes(s *stats.Sketch) int {
-	const fixed, chunk, bin = 320, 64, 8
+	const fixed, chunk, bin = 900, 64, 8 // two stores and a mapping; bins come in chunks
 	low, high := s.Quantile(0), s.Quantile(1)
 	if math.IsNaN(low) || low <= 0 || high <= low {
 		return fixed + chunk*bin
 	}
 	bins := int(math.Log(high/low)/(2*stats.Accuracy)) + 1
-	return fixed + (bins+chunk-1)/chunk*chunk*bin
+	return fixed + ((bins+chunk-1)/chunk+1)*chunk*bin
 }

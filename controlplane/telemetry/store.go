@@ -34,7 +34,7 @@ var (
 type Config struct {
 	// Seconds kept per instance; default 600.
 	Seconds int
-	// BytesPerInstance and Bytes bound the memory of windows, by estimate; default 8 MiB and
+	// BytesPerInstance and Bytes bound the memory of windows, by estimate; default 16 MiB and
 	// 512 MiB. An instance over its share loses its oldest windows.
 	BytesPerInstance, Bytes int
 	// Instances followed at most; default 20,000.
@@ -54,7 +54,7 @@ func (c Config) withDefaults() Config {
 		c.Seconds = 600
 	}
 	if c.BytesPerInstance == 0 {
-		c.BytesPerInstance = 8 << 20
+		c.BytesPerInstance = 16 << 20
 	}
 	if c.Bytes == 0 {
 		c.Bytes = 512 << 20

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -312,4 +313,44 @@ func BenchmarkAggregate(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestEstimatedBytesAreHonest compares the estimate that bounds memory with what the heap says.
+func TestEstimatedBytesAreHonest(t *testing.T) {
+	s, _ := newStore(Config{})
+	rng := rand.New(rand.NewPCG(3, 4))
+	realistic := func(sec int) *fleet.Window {
+		w := window(t, "a/1", sec)
+		for _, metric := range []string{fleet.TTFT, fleet.TPOT, fleet.ITL, fleet.E2E, fleet.Queue} {
+			sk := stats.NewSketch()
+			for range 100 {
+				if err := sk.Add(0.05 * math.Exp(rng.NormFloat64())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.Sketches[metric], w.Origin[metric] = sk, fleet.SourceEngine
+		}
+		for i := range 10 {
+			w.Counters[fmt.Sprint("c", i)], w.Gauges[fmt.Sprint("g", i)] = 1, 1
+		}
+		return w
+	}
+	heap := func() int {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := heap()
+	for sec := -500; sec < 0; sec++ {
+		if err := s.Add(realistic(sec)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	really, estimated := heap()-before, s.Stats().Bytes
+	t.Logf("%d bytes a window, estimated %d", really/500, estimated/500)
+	if ratio := float64(estimated) / float64(really); ratio < 0.6 || ratio > 1.7 {
+		t.Errorf("estimate is %.2f of the heap's growth", ratio)
+	}
+	runtime.KeepAlive(s)
 }
