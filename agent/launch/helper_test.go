@@ -129,7 +129,10 @@ func playLauncher() int {
 		return 97
 	}
 	c.Logger = slog.New(slog.NewTextHandler(f, nil))
-	code, err := New(c.Config).Run(context.Background())
+	// As main does it: the same signals end the context and reach the launcher.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	code, err := New(c.Config).Run(ctx)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

@@ -174,18 +174,20 @@ func (l *Launcher) serveAndSupervise(ctx context.Context, listener *socket) (int
 
 // handleSignals passes signals on: those that end a program end the engine first.
 func (l *Launcher) handleSignals(ctx context.Context, cancelled <-chan struct{}, signals <-chan os.Signal) {
+	told := false // by a signal: ctx may well end by the same one
 	for {
 		select {
 		case s := <-signals:
 			switch s {
 			case syscall.SIGTERM, syscall.SIGINT:
-				l.end(s)
+				l.end(s, told && s == syscall.SIGINT)
+				told = true
 			case syscall.SIGPIPE:
 			default:
 				l.forward(s.(syscall.Signal))
 			}
 		case <-cancelled:
-			l.end(syscall.SIGTERM)
+			l.end(syscall.SIGTERM, false)
 			cancelled = nil
 		case <-ctx.Done():
 			return
@@ -193,15 +195,14 @@ func (l *Launcher) handleSignals(ctx context.Context, cancelled <-chan struct{},
 	}
 }
 
-// end asks the supervisor to stop the engine and return. A second SIGINT is a person who does not
-// want to wait.
-func (l *Launcher) end(s os.Signal) {
+// end asks the supervisor to stop the engine and return. An interrupt after another signal is a
+// person who does not want to wait.
+func (l *Launcher) end(s os.Signal, hurry bool) {
 	l.mu.Lock()
 	if l.ending == nil {
 		l.ending = s
-	} else if s == syscall.SIGINT {
-		l.hurry = true
 	}
+	l.hurry = l.hurry || hurry
 	l.mu.Unlock()
 	l.nudge()
 }

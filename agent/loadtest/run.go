@@ -87,11 +87,14 @@ func New(cfg Config) (*Runner, error) {
 // newClient keeps connections for less than the five seconds after which vLLM and SGLang close idle
 // ones, so that no request meets a connection that is just being closed.
 func newClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		MaxIdleConnsPerHost: 1024,
-		IdleConnTimeout:     4 * time.Second,
-		DisableCompression:  true,
-	}}
+	return &http.Client{
+		Transport: &http.Transport{
+			MaxIdleConnsPerHost: 1024,
+			IdleConnTimeout:     4 * time.Second,
+			DisableCompression:  true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a status like any other
+	}
 }
 
 // Run sends every request when it is due, however the others fare, until the duration, the source

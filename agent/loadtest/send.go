@@ -97,6 +97,9 @@ func readStream(body io.Reader, api API, rec *Record) error {
 			return fmt.Errorf("stream ended early: %w", err)
 		}
 		v := api.classify(e)
+		if v.kind == tokens && v.completion > 0 && v.completion == counted {
+			v.kind = other // the same count again: a closing event
+		}
 		switch v.kind {
 		case failed:
 			return fmt.Errorf("%w: %.300s", errStreamEvent, e.data)
@@ -131,7 +134,7 @@ func (r *Record) first(at time.Time) {
 
 func (r *Record) token(at time.Time) {
 	r.first(at)
-	if r.LastToken != r.FirstToken || r.Tokens > 0 {
+	if r.Tokens > 0 {
 		r.GapsUS = append(r.GapsUS, at.Sub(r.LastToken).Microseconds())
 	}
 	r.LastToken = at
