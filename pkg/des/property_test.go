@@ -18,7 +18,7 @@ import (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
-		if err := f.Value.Set("1000"); err != nil {
+		if err := f.Value.Set("400"); err != nil {
 			panic(err)
 		}
 	}

@@ -140,6 +140,7 @@ func TestLoadRefuses(t *testing.T) {
 		"wrong type":      "models: {m: {layers: many}}",
 		"not YAML":        "gpus: [",
 		"not a mapping":   "gpus: {h100-sxm: 7}",
+		"empty entry":     "gpus: {h100-sxm: }",
 	} {
 		if _, err := Load([]byte(doc)); err == nil {
 			t.Errorf("%s: accepted", name)

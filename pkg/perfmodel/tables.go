@@ -104,6 +104,9 @@ func (t *Tables) merge(doc []byte) (fields []string, err error) {
 
 // mergeEntry decodes node over the entry of that name and returns the fields it gave.
 func mergeEntry[T any](table map[string]T, name string, node ast.Node) ([]string, error) {
+	if node == nil {
+		return nil, errors.New("entry without fields")
+	}
 	entry := table[name]
 	if err := yaml.NodeToValue(node, &entry, yaml.Strict()); err != nil {
 		return nil, err

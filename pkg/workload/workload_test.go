@@ -25,7 +25,7 @@ func TestPublishedStatistics(t *testing.T) {
 		{"azure-code", 2.57, [3]float64{1469, 5188, 7436}, [3]float64{13, 55, 251}, 13.2, 72},
 		{"arxiv-summary", 1, [3]float64{2730, 3702, 3933}, [3]float64{167, 372, 3271}, 1, 1},
 	}
-	const hours = 24
+	const hours = 10
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			spec, err := Named(c.name)
