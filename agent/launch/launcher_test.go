@@ -336,6 +336,41 @@ func TestWhatCannotRunIsSaidInWords(t *testing.T) {
 	}
 }
 
+// What turns out to be no program only when it is executed has displaced the running engine by
+// then: it is answered like an exit on probation.
+func TestCommandThatFailsLateGivesWayToTheCommitted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, spec("echo", 0))
+	r.serving(0)
+	broken := spec("echo", 1)
+	broken.Argv = []string{filepath.Join(t.TempDir(), "text")}
+	if err := os.WriteFile(broken.Argv[0], []byte("no program"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Restart(t.Context(), broken); !errors.Is(err, ErrCommand) {
+		t.Fatalf("restart: %v", err)
+	}
+	if s := r.status(); s.State != Failed || s.Current.Epoch != 1 || !strings.Contains(s.Error, "architecture") {
+		t.Errorf("status %+v", s)
+	}
+	r.serving(0)
+}
+
+// A new image may lack the committed command: the operator's own then serves.
+func TestCommittedCommandThatIsGoneGivesWayToTheBase(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, spec("echo", 0))
+	r.serving(0)
+	gone := spec("echo", 1)
+	gone.Argv = []string{"/no/such/engine"}
+	must[Status](t)(r.Commit(t.Context(), gone))
+	r.kill()
+	r.run()
+	if s := r.serving(0); s.Committed.Epoch != 1 || !strings.Contains(s.Error, "operator's own command line runs") {
+		t.Errorf("status %+v", s)
+	}
+}
+
 func TestLiveLauncherIsDetected(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, spec("echo", 0))

@@ -70,7 +70,10 @@ func (l *Launcher) pursue(g goal) error {
 	}
 	l.auto.Stop()
 	l.stopEngine(syscall.SIGTERM)
-	if now, _ := l.next(); now.number != g.number || l.endingBy() != nil {
+	if l.endingBy() != nil {
+		return ErrEnding
+	}
+	if now, _ := l.next(); now.number != g.number {
 		return ErrSuperseded
 	}
 	if g.spec == nil {
@@ -172,8 +175,8 @@ func (l *Launcher) startCommitted() error {
 		return err
 	}
 	l.log.Error("committed configuration cannot be executed; starting the operator's own command line", "error", err)
-	if err := l.startEngine(s.Base); err != nil {
-		return err
+	if failed := l.startEngine(s.Base); failed != nil {
+		return failed
 	}
 	l.update(func(s *Status) {
 		s.Error = fmt.Sprintf("the operator's own command line runs, because the committed one failed: %v", err)
