@@ -66,6 +66,8 @@ func (m *move) observed(e Engine) {
 		m.observedReverting(e)
 	case s.Phase == Idle:
 		m.observedIdle(e)
+	case s.Phase == Quarantined && e.alive() && !s.runs(s.LKG, e) && m.now.Boot >= w.RetryAt:
+		m.retryLKG() // something else runs, so this is not the last-known-good failing
 	}
 }
 

@@ -95,6 +95,7 @@ func (m *move) take(ev Event) {
 // tick lets deadlines pass and takes the steps that need no news.
 func (m *move) tick() {
 	s, now := &m.s, m.now.Boot
+	m.dirty = s.Watch.Unwritten != "" // try the journal again
 	switch s.Phase {
 	case Accepted, Draining, Applying, Warming:
 		if now >= s.ApplyBy {
@@ -281,6 +282,7 @@ func (m *move) quarantine(why string) {
 	s.Trouble = why
 	s.Current, s.Touched, s.Hot, s.Step = Config{}, false, false, StepDrain
 	m.unwell(why)
+	s.Watch.RetryAt = m.now.Boot + m.l.RestartEstimate
 	m.add(FetchLog{Epoch: s.Failed.Epoch})
 }
 
@@ -303,6 +305,7 @@ func (m *move) boot(ev Boot) {
 	s.Watch = Watch{Booted: true, Gen: 1, Engine: ev.Engine, Why: "the agent has just started"}
 	rebooted := s.Since.BootID != "" && s.Since.BootID != m.now.BootID
 	if rebooted {
+		s.Since.BootID, s.Since.Boot, m.dirty = m.now.BootID, m.now.Boot, true
 		s.RestoreBy = m.now.Boot + 3*m.l.RestartEstimate
 		if s.RevertAt != 0 {
 			s.RevertAt = m.now.Boot

@@ -56,7 +56,11 @@ func (h *hands) engine(ctx context.Context, restore bool, do func(context.Contex
 		}
 		ev := do(ctx)
 		crashPoint(phase, true)
-		h.m.step(ev)
+		for {
+			if _, ok := h.m.step(ev); ok || !pause(ctx, time.Second) {
+				return // a full disk must not lose the news
+			}
+		}
 	})
 }
 
