@@ -19,10 +19,18 @@ func (a *agent) Handle(ctx context.Context, d *agentv1.Directive) *agentv1.Ack {
 	if in == nil {
 		return refuse(d, fmt.Sprintf("this agent does not look after %q; it has %s", d.GetInstanceId(), a.instanceNames()))
 	}
-	if d.GetCollect() == nil {
+	var (
+		result []byte
+		err    error
+	)
+	switch act := d.GetAction().(type) {
+	case *agentv1.Directive_Collect:
+		result, err = a.lastWindow(in)
+	case *agentv1.Directive_LoadTest:
+		result, err = in.loadTest(ctx, act.LoadTest)
+	default:
 		return in.machine.Handle(ctx, d)
 	}
-	result, err := a.lastWindow(in)
 	if err != nil {
 		return refuse(d, err.Error())
 	}

@@ -45,7 +45,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		newRunCommand(), newLaunchCommand(), newSimEngineCommand(),
+		newRunCommand(), newLaunchCommand(), newSimEngineCommand(), newBenchCommand(),
 		newDoctorCommand(), newPluginsCommand(), newVersionCommand(),
 	)
 	return root
