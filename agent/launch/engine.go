@@ -31,7 +31,9 @@ func (l *Launcher) startEngine(spec Spec) error {
 	}
 	l.eng = eng
 	l.remember(eng)
-	l.update(func(s *Status) { s.State, s.PID, s.StartedAt = Running, eng.pid, time.Now() })
+	l.update(func(s *Status) {
+		s.State, s.PID, s.StartedAt, s.Error = Running, eng.pid, time.Now(), l.survivor
+	})
 	l.log.Info("engine started", "pid", eng.pid, "epoch", spec.Epoch, "fingerprint", spec.Fingerprint)
 	return nil
 }

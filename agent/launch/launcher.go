@@ -72,6 +72,7 @@ type Launcher struct {
 	log   *slog.Logger
 	reap  *reaper
 	wake  chan struct{} // the goal has changed; holds one
+	free  func() (bytes int64, ok bool) // the machine's available memory
 	store *store
 	tail  *tail
 
@@ -88,6 +89,7 @@ type Launcher struct {
 	auto     *time.Timer // fires when the committed configuration is to be started by itself
 	crashes  []time.Time // unrequested exits since the last start by request
 	exitCode int         // what the newest exit makes of the launcher's own
+	survivor string      // words on processes that could not be ended before the next start
 }
 
 // New allocates a launcher.
@@ -97,7 +99,7 @@ func New(cfg Config) *Launcher {
 	auto.Stop()
 	return &Launcher{
 		cfg: cfg, log: cfg.Logger.With("component", "launch"), reap: newReaper(),
-		wake: make(chan struct{}, 1), auto: auto,
+		wake: make(chan struct{}, 1), free: availableMemory, auto: auto,
 	}
 }
 

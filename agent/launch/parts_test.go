@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -310,4 +311,62 @@ func TestSubmit(t *testing.T) {
 	if _, err := l.submit(goal{}, false); !errors.Is(err, ErrEnding) {
 		t.Errorf("request after the end: %v", err)
 	}
+}
+
+func TestAwaitMemory(t *testing.T) {
+	const gib = 1 << 30
+	for _, c := range []struct {
+		name string
+		free []int64 // at each look; the last repeats
+		want time.Duration
+	}{
+		{"nothing comes back", []int64{gib}, 200 * time.Millisecond},
+		{"comes back in steps", []int64{gib, 2 * gib, 3 * gib}, 400 * time.Millisecond},
+		{"a pause amid", []int64{gib, 2 * gib, 2 * gib, 3 * gib}, 500 * time.Millisecond},
+		{"others take it", []int64{3 * gib, 2 * gib, gib}, 200 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l, look := New(Config{}), 0
+				l.free = func() (int64, bool) {
+					look++
+					return c.free[min(look, len(c.free))-1], true
+				}
+				began := time.Now()
+				l.awaitMemory()
+				if took := time.Since(began); took != c.want {
+					t.Errorf("waited %v, want %v", took, c.want)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		l, bytes := New(Config{MemoryWait: 2 * time.Second}), int64(0)
+		l.free = func() (int64, bool) { bytes += gib; return bytes, true }
+		began := time.Now()
+		l.awaitMemory()
+		if took := time.Since(began); took < 2*time.Second || took > 3*time.Second {
+			t.Errorf("waited %v for memory that rises for ever", took)
+		}
+	})
+}
+
+// What cannot be ended is named, and does not keep the launcher for ever.
+func TestEndProcessesGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{OrphanGrace: time.Second, ReleaseWait: 4 * time.Second})
+		stuck := proc{PID: 1 << 30, Start: 1, comm: "VLLM::Worker", state: 'D'}
+		began := time.Now()
+		if !l.endProcesses("descendants of the engine", l.cfg.OrphanGrace, func([]proc) []proc { return []proc{stuck} }) {
+			t.Error("found nothing")
+		}
+		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("gave up after %v", took)
+		}
+		for _, words := range []string{"VLLM::Worker", "state D", "4s"} {
+			if !strings.Contains(l.survivor, words) {
+				t.Errorf("%q lacks %q", l.survivor, words)
+			}
+		}
+	})
 }

@@ -51,6 +51,7 @@ func (l *Launcher) awaitExit(began time.Time) syscall.WaitStatus {
 
 // clean ends every descendant, waits for the memory, and forgets the engine.
 func (l *Launcher) clean() {
+	l.survivor = ""
 	l.endProcesses("descendants of the engine", l.cfg.OrphanGrace, func(all []proc) []proc {
 		return descendants(all, os.Getpid())
 	})
@@ -184,7 +185,7 @@ func (l *Launcher) giveUp(what string, left []proc) {
 	text := fmt.Sprintf("%d %s do not end after SIGKILL within %v: %s; they may hold memory and ports of the next engine (state D is a hung driver or disk)",
 		len(left), what, l.cfg.ReleaseWait, strings.Join(names, ", "))
 	l.log.Error(text)
-	l.update(func(s *Status) { s.Error = text })
+	l.survivor = text
 }
 
 // awaitMemory waits until the machine's free memory no longer rises, twice in a row. With all
@@ -194,7 +195,7 @@ func (l *Launcher) awaitMemory() {
 		return // nothing will be started into it
 	}
 	deadline := time.Now().Add(l.cfg.MemoryWait)
-	before, ok := availableMemory()
+	before, ok := l.free()
 	for still := 0; ok && still < 2; {
 		if time.Now().After(deadline) {
 			l.log.Info("memory of the ended engine is still coming back", "waited", l.cfg.MemoryWait)
@@ -202,7 +203,7 @@ func (l *Launcher) awaitMemory() {
 		}
 		time.Sleep(memoryEvery)
 		var now int64
-		now, ok = availableMemory()
+		now, ok = l.free()
 		if now-before < memoryStep {
 			still++
 		} else {
