@@ -71,7 +71,7 @@ type Launcher struct {
 	cfg   Config
 	log   *slog.Logger
 	reap  *reaper
-	wake  chan struct{} // the goal has changed; holds one
+	wake  chan struct{}                 // the goal has changed; holds one
 	free  func() (bytes int64, ok bool) // the machine's available memory
 	store *store
 	tail  *tail
