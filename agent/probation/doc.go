@@ -16,6 +16,12 @@
 // operator started it. An instance is in rotation only in Idle, Probation and Confirmed, while it
 // is well and nobody drained it.
 //
+// To simulate an agent: begin with Fresh, or with Resume of a decoded record, and feed Boot. After
+// each Next, stop if the agent is to crash before journaling; store Encode of the new Record when
+// Write is the first action; then carry out the others in order and feed Done and Committed for
+// them, or crash anywhere in between: drop State, actions and their ends, keep the stored bytes.
+// Observations carry the State's Watch.Gen of when they were begun.
+//
 // The package leaves to others: how processes are started (launch), which settings an engine
 // understands (its adapter), what to measure (scrape, collect), and every judgement that needs
 // statistics or the fleet (the control plane).

@@ -99,6 +99,7 @@ type Machine struct {
 	view atomic.Pointer[view] // what readers see
 	wake chan struct{}
 	work sync.WaitGroup
+	up   chan struct{} // closed once the journal was taken up
 
 	mu      sync.Mutex // guards everything below
 	state   State
@@ -115,7 +116,7 @@ type view struct {
 func New(cfg Settings, dep Dependencies) *Machine {
 	cfg.Limits = cfg.Limits.WithDefaults()
 	def(&cfg.Poll, 250*time.Millisecond)
-	m := &Machine{cfg: cfg, dep: dep, log: dep.Logger.With("component", "probation", "instance", cfg.Instance), wake: make(chan struct{}, 1)}
+	m := &Machine{cfg: cfg, dep: dep, log: dep.Logger.With("component", "probation", "instance", cfg.Instance), wake: make(chan struct{}, 1), up: make(chan struct{})}
 	m.state = Fresh(cfg.Instance, cfg.Group)
 	m.view.Store(&view{state: m.state, report: Report(m.state, 0)})
 	return m
@@ -156,7 +157,7 @@ func (m *Machine) journalStart() {
 	}
 }
 
-// Run looks after the engine until ctx ends. The engine is left running.
+// Run looks after the engine until ctx ends; it may be called once. The engine is left running.
 func (m *Machine) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer m.work.Wait()
@@ -185,6 +186,7 @@ func (m *Machine) boot(ctx context.Context) {
 		status, err := m.dep.Launcher.Status(ctx)
 		if err == nil {
 			if _, ok := m.step(Boot{Now: m.cfg.Clock(), Engine: EngineOf(status)}); ok {
+				close(m.up)
 				return
 			}
 		} else if !said {
@@ -197,9 +199,14 @@ func (m *Machine) boot(ctx context.Context) {
 	}
 }
 
-// Handle carries out a directive as far as to the journal and answers it. ctx bounds what the
-// adapter is asked.
+// Handle carries out a directive as far as to the journal and answers it. It waits for Run to have
+// asked the launcher what runs; until then, when ctx ends, directives are refused. ctx also bounds
+// what the adapter is asked.
 func (m *Machine) Handle(ctx context.Context, d *agentv1.Directive) *agentv1.Ack {
+	select {
+	case <-m.up:
+	case <-ctx.Done():
+	}
 	ev := Directed{Now: m.cfg.Clock(), Directive: d}
 	if o := d.GetOffer(); o != nil && m.wouldAccept(ev) {
 		ev.Problem, ev.Hot = m.judge(ctx, configOf(o.GetEpoch(), o.GetBody()))

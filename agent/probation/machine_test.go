@@ -440,3 +440,62 @@ func TestMachineTakesUpItsJournal(t *testing.T) {
 		}
 	})
 }
+
+func TestMachineEndsWhileTheEngineRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, nil)
+		b.awaitServing(true, 5*time.Second)
+		b.order(offer(at(10), 10), accepted)
+		b.await(Applying, 20*time.Second)
+		b.stop() // the launcher carries the restart out all the same
+		if b.Snapshot().Phase != Applying {
+			t.Fatalf("the end of the agent was taken for a failure: %v", b.State())
+		}
+		b = start(t, b)
+		b.await(Probation, 10*time.Second)
+		if got := b.launcher.started(); len(got) != 1 {
+			t.Errorf("starts: %v", got)
+		}
+		b.stop()
+	})
+}
+
+func TestMachineWaitsForTheLauncher(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(Settings{Instance: instance, Group: group, Clock: func() Instant { return Instant{} }},
+			Dependencies{Journal: &memory{}, Logger: slog.New(slog.DiscardHandler)})
+		if err := m.Open(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if ack := m.Handle(ctx, offer(at(10), 10)); ack.GetResult() != refused || ack.GetDetail() == "" {
+			t.Errorf("%v", ack)
+		}
+		if ok, why := m.Serving(); ok || why == "" {
+			t.Errorf("in rotation before anything is known: %q", why)
+		}
+	})
+}
+
+func TestMachineOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, nil)
+		b.awaitServing(true, 5*time.Second)
+		b.order(offer(at(10), 10), accepted)
+		b.await(Probation, 20*time.Second)
+		b.journal.failWith(errors.New("the disk is full"))
+		b.order(lease(at(10), 10), refused)
+		b.fakes.set(func(f *fakes) { f.token = TokenNaN })
+		b.awaitServing(false, 10*time.Second)
+		if _, why := b.Serving(); !strings.Contains(why, "full") || len(b.launcher.started()) != 1 {
+			t.Errorf("acted without a journal: %q, starts %v", why, b.launcher.started())
+		}
+		b.journal.failWith(nil)
+		b.await(Reverting, 10*time.Second)
+		b.fakes.set(func(f *fakes) { f.token = TokenServed })
+		b.await(Idle, 20*time.Second)
+		b.awaitServing(true, 5*time.Second)
+		b.stop()
+	})
+}

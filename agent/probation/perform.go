@@ -55,6 +55,9 @@ func (h *hands) engine(ctx context.Context, restore bool, do func(context.Contex
 			<-before
 		}
 		ev := do(ctx)
+		if ctx.Err() != nil {
+			return // overtaken, or the agent ends: its next start asks the launcher what came of it
+		}
 		crashPoint(phase, true)
 		for {
 			if _, ok := h.m.step(ev); ok || !pause(ctx, time.Second) {
@@ -75,13 +78,19 @@ func actsOnEngine(acts []Action) bool {
 	return false
 }
 
-// spec is the command line of a configuration; epoch 0 is the operator's own.
+// spec is the command line of a configuration; epoch 0 is the operator's own. What the launcher
+// knows is taken from there, so that the way back does not need the adapter.
 func (m *Machine) spec(ctx context.Context, c Config) (launch.Spec, error) {
-	if c.Epoch == 0 {
-		status, err := m.dep.Launcher.Status(ctx)
-		if err != nil {
-			return launch.Spec{}, fmt.Errorf("ask the launcher for the operator's command line: %w", err)
+	status, err := m.dep.Launcher.Status(ctx)
+	if err != nil {
+		return launch.Spec{}, fmt.Errorf("ask the launcher for its command lines: %w", err)
+	}
+	for _, known := range []launch.Spec{status.Base, status.Committed, status.Current} {
+		if known.Epoch == c.Epoch && orElse(known.Fingerprint, BaseFingerprint) == c.Fingerprint() && len(known.Argv) > 0 {
+			return known, nil
 		}
+	}
+	if c.Epoch == 0 {
 		return status.Base, nil
 	}
 	spec, err := m.dep.Adapter.Command(ctx, c)

@@ -128,7 +128,7 @@ func seeded(seed uint64) func(n int) int {
 }
 
 func TestInvariantsOnSeeds(t *testing.T) {
-	for seed := range uint64(1500) {
+	for seed := range uint64(500) {
 		if err := walk(150, seeded(seed)); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
