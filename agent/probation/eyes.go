@@ -10,7 +10,7 @@ import (
 // Paces of looking.
 const (
 	quick       = 500 * time.Millisecond // health while something is at stake
-	calm        = 2 * time.Second        // health of an engine that is well and left alone
+	calm        = time.Second            // health of an engine that is well and left alone
 	statusEvery = 500 * time.Millisecond
 	loadEvery   = 250 * time.Millisecond // while draining
 	tokenEvery  = 5 * time.Second        // while an epoch is tried
