@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,7 +23,11 @@ func (h *Hub) Connect(stream connectStream) error {
 	s, err := h.admit(stream)
 	if err != nil {
 		h.count(func(c *Counts) { c.Refused++ })
-		h.logger.Warn("agent refused", "error", err)
+		level := slog.LevelWarn
+		if errors.Is(err, errNotReady) || errors.Is(err, errBusy) {
+			level = slog.LevelDebug // every agent hears it while the cluster starts, and comes again
+		}
+		h.logger.Log(stream.Context(), level, "agent refused", "error", err)
 		return toStatus(err)
 	}
 	h.logger.Info("agent attached", "agent", s.agent, "host", s.view.identity.GetHostname(), "instances", s.instances())
