@@ -139,4 +139,6 @@ func promote(t *testing.T, w *fsmtest.World, id, maxSeqs string) {
 	w.Settle()
 }
 
-func state(w *fsmtest.World, id string) commandv1.RolloutState { return w.Machine.Rollout(id).GetState() }
+func state(w *fsmtest.World, id string) commandv1.RolloutState {
+	return w.Machine.Rollout(id).GetState()
+}

@@ -55,10 +55,9 @@ type Controller struct {
 	waiting map[string]string // guarded by mu; why a rollout does not move, by its id
 }
 
-// Deps are what a Controller works with. Predictor may be nil; capacity is then extrapolated from
-// how full the replicas are.
-type Deps struct {
-	State      *fsm.Machine
+// Ports are what a Controller works with. Judge nil is NonInferiority; Predictor nil leaves capacity
+// to be extrapolated from how full the replicas are.
+type Ports struct {
 	Log        Log
 	Fleet      Fleet
 	Leadership Leadership
@@ -66,15 +65,17 @@ type Deps struct {
 	Predictor  Predictor
 	Judge      Judge
 	Evidence   Evidence
-	Logger     *slog.Logger
 }
 
-// New returns a Controller.
-func New(cfg Config, d Deps) *Controller {
+// NewController returns a Controller of the rollouts in a state machine.
+func NewController(cfg Config, state *fsm.Machine, p Ports, logger *slog.Logger) *Controller {
+	if p.Judge == nil {
+		p.Judge = NonInferiority{}
+	}
 	return &Controller{
-		cfg: cfg.withDefaults(), state: d.State, log: d.Log, fleet: d.Fleet, leadership: d.Leadership,
-		telemetry: d.Telemetry, predictor: d.Predictor, judgeOf: d.Judge, evidence: d.Evidence,
-		logger: d.Logger.With("component", "rollout"), waiting: map[string]string{},
+		cfg: cfg.withDefaults(), state: state, log: p.Log, fleet: p.Fleet, leadership: p.Leadership,
+		telemetry: p.Telemetry, predictor: p.Predictor, judgeOf: p.Judge, evidence: p.Evidence,
+		logger: logger.With("component", "rollout"), waiting: map[string]string{},
 	}
 }
 

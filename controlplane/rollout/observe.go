@@ -2,6 +2,8 @@ package rollout
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -266,6 +268,11 @@ func finite(ratios []Ratio) []Ratio {
 		}
 		return false
 	})
+}
+
+func hashOf(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
 }
 
 // side is one arm in an evidence file.
