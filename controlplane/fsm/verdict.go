@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/optiinfra/performance-agent/pkg/mutant"
+	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 	commandv1 "github.com/optiinfra/performance-agent/proto/command/v1"
 )
 
@@ -128,15 +129,19 @@ func (t *tx) bakeDone(r *commandv1.Rollout) *Refusal {
 	return nil
 }
 
-// succeed makes the epoch the group's last-known-good.
+// succeed makes the epoch the group's last-known-good. A replica that has yet to hear that it is
+// confirmed refuses a Promote; it gets its own when it has reported, from settle.
 func (t *tx) succeed(r *commandv1.Rollout) {
 	kept := 0
 	for _, id := range OfferedTo(r) {
-		if i, ok := t.instances.get(id); !ok || Failed(r, i) {
+		i, ok := t.instances.get(id)
+		if !ok || Failed(r, i) {
 			continue
 		}
-		t.assign(id, r, commandv1.AssignmentKind_ASSIGNMENT_KIND_PROMOTE)
 		kept++
+		if i.GetState().GetPhase() == agentv1.Phase_PHASE_CONFIRMED {
+			t.assign(id, r, commandv1.AssignmentKind_ASSIGNMENT_KIND_PROMOTE)
+		}
 	}
 	g := t.groups.edit(r.GetGroup())
 	g.PromotedEpoch = r.GetEpoch()
