@@ -61,6 +61,7 @@ func (t *tx) follow(r *commandv1.Rollout) {
 		t.takeOut(r)
 		t.clocks(r)
 	case rollingBack, rollbackIncomplete:
+		t.hasten(r)
 		t.clocks(r)
 		t.restored(r)
 	default:

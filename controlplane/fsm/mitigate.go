@@ -155,6 +155,21 @@ func (t *tx) revertAll(r *commandv1.Rollout) uint32 {
 	return first + uint32(len(waiting)+int(width)-1)/width + 1
 }
 
+// hasten lets replicas that wait in rotation for their slot revert as soon as others have returned.
+// The slot's own time is for the case that nobody can tell them so.
+func (t *tx) hasten(r *commandv1.Rollout) {
+	spare := CapacityOf(r.GetPolicy(), t.members(r.GetGroup()), t.incarnation).Spare()
+	for _, id := range OfferedTo(r) {
+		i, ok := t.instances.get(id)
+		waits := ok && bad(r, i) && i.GetReachable() && i.GetAssignment().GetRolloutId() == r.GetId() &&
+			i.GetAssignment().GetKind() == commandv1.AssignmentKind_ASSIGNMENT_KIND_REVERT && i.GetAssignment().GetSlot() > 0
+		if waits && spare > 0 {
+			t.revert(r, id, 0)
+			spare--
+		}
+	}
+}
+
 // StillDraining lists the replicas that were asked to leave rotation, can be reached, and serve.
 func StillDraining(r *commandv1.Rollout, members []*commandv1.Instance) []string {
 	var open []string

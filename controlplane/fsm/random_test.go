@@ -71,6 +71,9 @@ func (k *walker) move() {
 	case 8:
 		if a := k.agent(); a.State.GetPhase() == agentv1.Phase_PHASE_PROBATION {
 			a.Revert("no lease")
+			if a.Reachable {
+				k.w.Report(a)
+			}
 		}
 	default:
 		k.sensible()

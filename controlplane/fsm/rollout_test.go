@@ -63,7 +63,7 @@ func TestFailedVerdictIsTakenBack(t *testing.T) {
 		t.Errorf("a pass after the decision to take back: %+v", r)
 	}
 	healthy := 8
-	for range 300 {
+	for range 60 { // four replicas in turn, without waiting for their slots
 		w.Deliver()
 		healthy = min(healthy, fsm.CapacityOf(w.Machine.Group(fsmtest.Group).GetPolicy(), w.Machine.Instances(""), 1).Healthy)
 		w.Work()

@@ -83,7 +83,8 @@ func NewController(cfg Config, state *fsm.Machine, p Ports, logger *slog.Logger)
 type watch struct {
 	judgeAt  time.Time
 	lookAt   time.Time // next look at guards and load
-	strikes  int       // sittings in a row that found a hard regression
+	strikes  int       // looks in a row that found a hard regression
+	hard     int       // verdicts in a row that found one in the wave's whole evidence
 	headroom Headroom  // of the last look
 }
 

@@ -178,6 +178,10 @@ func (c *Controller) judge(r *commandv1.Rollout, o Observation, w *watch) *comma
 	from := time.UnixMilli(wave.GetObserveFromMs())
 	k := c.arms(r, o, from, o.Now)
 	j := c.ask(k)
+	w.hard = count(j.Hard, w.hard)
+	if w.hard >= hardSittings {
+		j.Outcome = commandv1.Outcome_OUTCOME_FAIL
+	}
 	v := &commandv1.Verdict{
 		Outcome: j.Outcome, Summary: j.Summary, Term: o.Term,
 		EvidenceFromMs: from.UnixMilli(), EvidenceToMs: max(o.Now.UnixMilli(), from.UnixMilli()),
@@ -229,15 +233,22 @@ func (c *Controller) regression(r *commandv1.Rollout, o Observation, w *watch) *
 		return nil
 	}
 	j := c.ask(k)
-	if !j.Hard {
-		w.strikes = 0
+	w.strikes = count(j.Hard, w.strikes)
+	if w.strikes < hardSittings {
 		return nil
 	}
-	if w.strikes++; w.strikes < 2 {
-		return nil
+	return &Guard{Reason: j.Summary, Since: k.Canary.From, EvidenceHash: c.keep(r, k, j)}
+}
+
+// hardSittings in a row must find a hard regression.
+const hardSittings = 2
+
+// count how many sittings in a row found something.
+func count(found bool, before int) int {
+	if !found {
+		return 0
 	}
-	since := k.Canary.From
-	return &Guard{Reason: j.Summary, Since: since, EvidenceHash: c.keep(r, k, j)}
+	return before + 1
 }
 
 // keep files the evidence and returns its hash. A disk that does not take it must not stop a
