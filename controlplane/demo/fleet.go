@@ -259,7 +259,7 @@ func (f *fleet) startTraffic(p *processes) error {
 	for _, l := range []*load{
 		{name: "chat", workload: "azure-conv", scale: chatScale, args: f.targets("chat", "openai-completions")},
 		{name: "code", workload: "azure-code", scale: 0.2, args: f.targets("code", "openai-completions")},
-		{name: "summarize", workload: "arxiv-summary", scale: 0.3, args: f.targets("summarize", "tgi-generate_stream")},
+		{name: "summarize", workload: "arxiv", scale: 0.3, args: f.targets("summarize", "tgi-generate_stream")},
 	} {
 		if err := f.startLoad(p, l); err != nil {
 			return err

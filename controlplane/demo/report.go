@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"slices"
 	"text/tabwriter"
@@ -22,13 +21,14 @@ type load struct {
 	process        *process
 }
 
-// record is one line of the load generator's output; times in Unix nanoseconds, 0 when not reached.
+// record is one line of the load generator's output; times not reached are zero.
 type record struct {
-	Intended   int64  `json:"intended_ns"`
-	FirstToken int64  `json:"first_token_ns"`
-	LastToken  int64  `json:"last_token_ns"`
-	Tokens     int    `json:"output_tokens"`
-	Error      string `json:"error"`
+	Intended   time.Time `json:"intended"`
+	FirstToken time.Time `json:"first_token"`
+	LastToken  time.Time `json:"last_token"`
+	Done       time.Time `json:"done"`
+	Tokens     int       `json:"tokens"`
+	Failed     string    `json:"failed"`
 }
 
 // Quantiles of a latency, in seconds.
@@ -38,7 +38,8 @@ type Quantiles struct {
 	P99 float64 `json:"p99"`
 }
 
-// Measured is what the clients saw over a span: requests that were due in it.
+// Measured is what the clients saw over a span: requests that ended in it, latencies from when they
+// were due.
 type Measured struct {
 	Requests        int       `json:"requests"`
 	Failed          int       `json:"failed"`
@@ -60,6 +61,7 @@ func (f *fleet) records(name string) ([]record, error) {
 	defer file.Close()
 	var out []record
 	lines := bufio.NewScanner(file)
+	lines.Buffer(make([]byte, 64<<10), 1<<20)
 	for lines.Scan() {
 		var r record
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
@@ -70,8 +72,7 @@ func (f *fleet) records(name string) ([]record, error) {
 	return out, lines.Err()
 }
 
-// measure waits for nothing: a request that is due in the span and has not ended by now is counted
-// as not good, with the time it has taken so far.
+// measure summarises what ended within the span.
 func (f *fleet) measure(name string, from, to time.Time) (Measured, error) {
 	all, err := f.records(name)
 	if err != nil {
@@ -85,7 +86,7 @@ func (f *fleet) measure(name string, from, to time.Time) (Measured, error) {
 }
 
 func (f *fleet) measureAll(name string) (Measured, error) {
-	return f.measure(name, time.Unix(0, 0), time.Now())
+	return f.measure(name, time.Time{}, time.Now())
 }
 
 // lost counts the failed requests of all loads on the fleet.
@@ -97,7 +98,7 @@ func (f *fleet) lost() (int, error) {
 			return 0, err
 		}
 		for _, r := range all {
-			if r.Error != "" {
+			if r.Failed != "" {
 				n++
 			}
 		}
@@ -105,27 +106,27 @@ func (f *fleet) lost() (int, error) {
 	return n, nil
 }
 
-// summarize the requests that ended within [from, to).
+// summarize the requests that ended within [from, to); a zero from means from the first on.
 func summarize(all []record, from, to time.Time) Measured {
 	var m Measured
 	var ttft, tpot, e2e []float64
 	tokens, good := 0, 0
-	first, last := int64(math.MaxInt64), int64(0)
 	for _, r := range all {
-		if r.LastToken < from.UnixNano() || r.LastToken >= to.UnixNano() {
+		if r.Done.Before(from) || !r.Done.Before(to) {
 			continue
 		}
+		if from.IsZero() {
+			from = r.Done
+		}
 		m.Requests++
-		if r.Error != "" {
+		if r.Failed != "" {
 			m.Failed++
 			continue
 		}
-		first, last = min(first, r.LastToken), max(last, r.LastToken)
 		tokens += r.Tokens
-		t, e := seconds(r.FirstToken-r.Intended), seconds(r.LastToken-r.Intended)
-		p := 0.0
+		t, e, p := r.FirstToken.Sub(r.Intended).Seconds(), r.LastToken.Sub(r.Intended).Seconds(), 0.0
 		if r.Tokens > 1 {
-			p = seconds(r.LastToken-r.FirstToken) / float64(r.Tokens-1)
+			p = r.LastToken.Sub(r.FirstToken).Seconds() / float64(r.Tokens-1)
 			tpot = append(tpot, p)
 		}
 		ttft, e2e = append(ttft, t), append(e2e, e)
@@ -135,19 +136,12 @@ func summarize(all []record, from, to time.Time) Measured {
 	}
 	m.TTFT, m.TPOT, m.E2E = quantilesOf(ttft), quantilesOf(tpot), quantilesOf(e2e)
 	m.Seconds = to.Sub(from).Seconds()
-	if from.Unix() == 0 {
-		m.Seconds = seconds(last - first)
-	}
-	if m.Seconds > 0 {
+	if m.Requests > 0 && m.Seconds > 0 {
 		m.TokensPerSecond, m.Goodput = float64(tokens)/m.Seconds, float64(good)/m.Seconds
-	}
-	if m.Requests > 0 {
 		m.GoodShare = float64(good) / float64(m.Requests)
 	}
 	return m
 }
-
-func seconds(ns int64) float64 { return float64(ns) / 1e9 }
 
 func quantilesOf(v []float64) Quantiles {
 	if len(v) == 0 {

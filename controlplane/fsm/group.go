@@ -37,6 +37,9 @@ func DefaultPolicy() *commandv1.Policy {
 // mergePolicy returns base with the fields of change that are not zero.
 func mergePolicy(base, change *commandv1.Policy) *commandv1.Policy {
 	p := proto.CloneOf(base)
+	if change == nil {
+		return p
+	}
 	p.Mode = cmp.Or(change.GetMode(), p.Mode)
 	p.Floor = cmp.Or(change.GetFloor(), p.Floor)
 	p.MaxUnavailable = cmp.Or(change.GetMaxUnavailable(), p.MaxUnavailable)
