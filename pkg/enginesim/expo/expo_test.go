@@ -114,8 +114,12 @@ func TestNumbers(t *testing.T) {
 		v            float64
 		python, rust string
 	}{
-		{0, "0.0", "0"}, {.1, "0.1", "0.1"}, {123456, "123456.0", "123456"}, {1.1e6, "1.1e+06", "1100000"},
-		{math.Inf(1), "+Inf", "+Inf"}, {math.NaN(), "NaN", "NaN"},
+		{0, "0.0", "0"},
+		{.1, "0.1", "0.1"},
+		{123456, "123456.0", "123456"},
+		{1.1e6, "1.1e+06", "1100000"},
+		{math.Inf(1), "+Inf", "+Inf"},
+		{math.NaN(), "NaN", "NaN"},
 	} {
 		if p, r := Python.number(c.v), Rust.number(c.v); p != c.python || r != c.rust {
 			t.Errorf("%v: %s and %s, want %s and %s", c.v, p, r, c.python, c.rust)

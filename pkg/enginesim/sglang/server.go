@@ -101,7 +101,7 @@ func (p *process) run(ctx context.Context, args *cli.Args) int {
 	}
 	defer children.End()
 	if err := set.fit(p.machine); err != nil {
-		return p.refuse(fmt.Errorf("Scheduler hit an exception: Traceback (most recent call last):\n%w", err)) //nolint:staticcheck // the engine's wording
+		return p.refuse(fmt.Errorf("scheduler hit an exception: %w", err))
 	}
 	if p.env.StartUp(ctx, p.phases(set), p.log.Print) != nil {
 		return 0

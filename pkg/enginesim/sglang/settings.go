@@ -274,7 +274,7 @@ func (s *settings) fit(m *sim.Machine) error {
 		return fmt.Errorf("RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. Current value: self.server_args.mem_fraction_static=%g", s.layout.Fraction)
 	}
 	if total := m.MemoryGiB() * (1 << 30); s.layout.Fraction*total+mem.ActivationBytes+mem.GraphBytes > total {
-		return fmt.Errorf("Exception: Capture cuda graph failed: CUDA out of memory.\nPossible solutions:\n1. set --mem-fraction-static to a smaller value (e.g., 0.8 or 0.7)\n2. set --cuda-graph-max-bs-decode to a smaller value (e.g., 16)")
+		return fmt.Errorf("capture cuda graph failed: CUDA out of memory.\nPossible solutions:\n1. set --mem-fraction-static to a smaller value (e.g., 0.8 or 0.7)\n2. set --cuda-graph-max-bs-decode to a smaller value (e.g., 16)")
 	}
 	s.memory, s.core.KVTokens = mem, mem.KVTokens
 	s.core.MaxModelLen = min(s.core.MaxModelLen, mem.KVTokens)

@@ -26,7 +26,7 @@ type Env struct {
 // Announce says what this process is, before anything that looks like an engine's output.
 func (e *Env) Announce(inert []string) {
 	fmt.Fprintf(e.Stdout, "SIMULATED engine: no model and no GPU behind this server. dialect=%s gpu=%s model=%s seed=%d\n", e.Dialect, e.GPU, e.Model, e.Seed)
-	fmt.Fprintf(e.Stdout, "SIMULATED engine: start-up time scale %g; serving time is never scaled; a token is a word.\n", e.StartScale)
+	fmt.Fprintf(e.Stdout, "SIMULATED engine: time scale of start-up and shut-down %g; serving time is never scaled; a token is a word.\n", e.StartScale)
 	for _, name := range inert {
 		fmt.Fprintf(e.Stdout, "SIMULATED engine: --%s is accepted without effect.\n", name)
 	}

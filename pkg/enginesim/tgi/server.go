@@ -2,7 +2,8 @@
 // refusals, log lines, routes, metrics and the way it starts and stops.
 //
 // Known differences: speculation switches chunked prefill off as it does in the real one but makes
-// nothing faster, and launcher and router are one process: killed, it stops serving.
+// nothing faster, launcher and router are one process: killed, it stops serving, and without chunked
+// prefill a request's tokens may not exceed the prefill budget.
 package tgi
 
 import (

@@ -217,6 +217,11 @@ func (s *settings) fit(m *sim.Machine) error {
 	case s.maxInput >= s.maxTotal:
 		return fmt.Errorf("WebserverFailed\n`max_input_tokens` must be < `max_total_tokens`")
 	}
+	if !s.core.ChunkedPrefill {
+		// The model cannot hold a request longer than one prefill; refuse it rather than cut its answer.
+		s.maxTotal = min(s.maxTotal, s.prefill)
+		s.maxInput = min(s.maxInput, s.maxTotal-1)
+	}
 	s.memory, s.core.KVTokens, s.core.MaxModelLen = mem, mem.KVTokens, s.maxTotal
 	return nil
 }

@@ -68,7 +68,7 @@ func Read(r *http.Request, chat bool) (Request, error) {
 			continue
 		}
 		if *limit < 1 {
-			return q, fmt.Errorf("%w: max_tokens must be at least 1, got %d.", ErrBody, *limit) //nolint:staticcheck // the engine's wording
+			return q, fmt.Errorf("%w: max_tokens must be at least 1, got %d", ErrBody, *limit)
 		}
 		q.MaxTokens = *limit
 	}
