@@ -25,14 +25,22 @@ type walker struct {
 
 // randomWalk returns the first invariant that broke, nil when none did.
 func randomWalk(choose func(n int) int, steps int) (*fsmtest.World, error) {
-	k := &walker{w: fsmtest.New(2 + choose(8)), choose: choose, calm: choose(4) == 0, after: map[string]bool{}}
+	k := newWalker(choose)
+	return k.w, k.walk(steps)
+}
+
+func newWalker(choose func(n int) int) *walker {
+	return &walker{w: fsmtest.New(2 + choose(8)), choose: choose, calm: choose(4) == 0, after: map[string]bool{}}
+}
+
+func (k *walker) walk(steps int) error {
 	for range steps {
 		k.move()
 		if k.check(); k.err != nil {
-			return k.w, k.err
+			return k.err
 		}
 	}
-	return k.w, k.finish()
+	return nil
 }
 
 func (k *walker) broke(format string, args ...any) {

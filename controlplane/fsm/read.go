@@ -101,6 +101,11 @@ func (m *Machine) Rollouts(group string) []*commandv1.Rollout {
 	return rows
 }
 
+// OpenRollouts are those of all groups that have not ended, in order of their ids.
+func (m *Machine) OpenRollouts() []*commandv1.Rollout {
+	return all(m, rollouts, func(r *commandv1.Rollout) bool { return !Ended(r.GetState()) })
+}
+
 // ActiveRollout is the one that holds the group, nil when none does.
 func (m *Machine) ActiveRollout(group string) *commandv1.Rollout {
 	m.mu.RLock()

@@ -88,6 +88,7 @@ func (t *tx) createRollout(cmd *commandv1.CreateRollout) (string, *Refusal) {
 		RollsForwardFrom: cmd.GetRollsForwardFrom(), Restart: class.restart, Lossy: class.lossy, ModifyIndex: t.entry,
 	}
 	t.rollouts.put(id, r)
+	forget(t.rollouts, func(o *commandv1.Rollout) bool { return o.GetGroup() == r.GetGroup() && Ended(o.GetState()) }, (*commandv1.Rollout).GetCreatedMs)
 	t.note(r, "%s asks for configuration %s in group %s%s", cmp.Or(t.actor, "someone"), short(hash), g.GetName(), because(cmd.GetReason()))
 	return id, nil
 }

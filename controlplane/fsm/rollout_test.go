@@ -1,6 +1,7 @@
 package fsm_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -336,5 +337,20 @@ func TestIncarnationOutranksFences(t *testing.T) {
 	d := fsm.DirectiveFor(w.Machine, w.Machine.Instance(w.Agents[0].ID))
 	if d.GetFence().GetIncarnation() != 2 || d.GetPromote() == nil {
 		t.Errorf("directive %v", d)
+	}
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	w := fsmtest.New(2)
+	for k := range 120 {
+		id := fmt.Sprintf("r-%03d", k)
+		w.Create(id, "16")
+		do(t, w, id, cancel())
+		w.Advance(time.Second)
+	}
+	w.Create("r-open", "16")
+	all := w.Machine.Rollouts("")
+	if len(all) != 101 || all[0].GetId() != "r-open" || w.Machine.Rollout("r-119") == nil || w.Machine.Rollout("r-000") != nil {
+		t.Errorf("%d rollouts kept, newest %s", len(all), all[0].GetId())
 	}
 }

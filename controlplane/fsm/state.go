@@ -1,7 +1,9 @@
 package fsm
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	commandv1 "github.com/optiinfra/performance-agent/proto/command/v1"
 )
@@ -110,4 +112,26 @@ func (s *state) quarantined(group, bodyHash string) *commandv1.Quarantine {
 		return nil
 	}
 	return q
+}
+
+// maxEnded is how many ended rollouts, workflows and decided recommendations a group keeps.
+const maxEnded = 100
+
+// forget removes the oldest rows that have ended, so that history does not grow for ever. created
+// orders them; the row's key breaks ties.
+func forget[T record](t *table[T], ended func(T) bool, created func(T) int64) {
+	var old []string
+	for _, k := range t.keys() {
+		if v, _ := t.get(k); ended(v) {
+			old = append(old, k)
+		}
+	}
+	slices.SortStableFunc(old, func(a, b string) int {
+		x, _ := t.get(a)
+		y, _ := t.get(b)
+		return cmp.Compare(created(x), created(y))
+	})
+	for k := 0; k < len(old)-maxEnded; k++ {
+		t.remove(old[k])
+	}
 }

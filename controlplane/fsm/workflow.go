@@ -42,6 +42,9 @@ func (t *tx) putRecommendation(cmd *commandv1.PutRecommendation) (string, *Refus
 	rec.Status = cmp.Or(rec.GetStatus(), StatusOpen)
 	rec.CreatedMs, rec.ModifyIndex = t.now, t.entry
 	t.recommendations.put(rec.GetId(), rec)
+	forget(t.recommendations, func(o *commandv1.Recommendation) bool {
+		return o.GetGroup() == rec.GetGroup() && o.GetStatus() != StatusOpen && o.GetStatus() != StatusApproved
+	}, (*commandv1.Recommendation).GetCreatedMs)
 	t.event("recommendation", rec.GetGroup(), rec.GetId(), "recommendation %s for group %s: %s", rec.GetId(), rec.GetGroup(), rec.GetTitle())
 	return rec.GetId(), nil
 }
@@ -93,6 +96,7 @@ func (t *tx) createWorkflow(cmd *commandv1.CreateWorkflow) (string, *Refusal) {
 		CreatedMs: t.now, CreatedBy: t.actor, ModifyIndex: t.entry,
 	}
 	t.workflows.put(id, w)
+	forget(t.workflows, func(o *commandv1.Workflow) bool { return o.GetGroup() == w.GetGroup() && WorkflowEnded(o.GetState()) }, (*commandv1.Workflow).GetCreatedMs)
 	t.workflowNote(w, fmt.Sprintf("workflow %s looks at group %s in mode %s", id, w.GetGroup(), modeName(w.GetMode())))
 	return id, nil
 }

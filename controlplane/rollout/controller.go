@@ -1,10 +1,12 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -103,17 +105,13 @@ func (c *Controller) drive(ctx context.Context, term uint64) {
 	watches := map[string]*watch{}
 	for {
 		changed := c.state.Watch()
-		for _, r := range c.state.Rollouts("") {
-			if fsm.Ended(r.GetState()) {
-				delete(watches, r.GetId())
-				c.setWaiting(r.GetId(), "")
-				continue
-			}
-			if watches[r.GetId()] == nil {
-				watches[r.GetId()] = &watch{}
-			}
-			c.advance(ctx, r, term, watches[r.GetId()])
+		seen := map[string]*watch{}
+		for _, r := range c.state.OpenRollouts() {
+			seen[r.GetId()] = cmp.Or(watches[r.GetId()], &watch{})
+			c.advance(ctx, r, term, seen[r.GetId()])
 		}
+		watches = seen
+		c.keepWaiting(seen)
 		c.report(ctx, term)
 		select {
 		case <-ctx.Done():
@@ -204,6 +202,13 @@ func (c *Controller) setWaiting(id, why string) {
 		c.logger.Info("rollout waits", "rollout", id, "reason", why)
 	}
 	c.waiting[id] = why
+}
+
+// keepWaiting forgets why ended rollouts waited.
+func (c *Controller) keepWaiting(open map[string]*watch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.waiting, func(id, _ string) bool { return open[id] == nil })
 }
 
 // Waiting says in words why a rollout does not move, as seen by this node while it leads; empty

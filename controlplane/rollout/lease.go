@@ -77,8 +77,8 @@ func (c *Controller) renewDue(ctx context.Context, renewed map[string]time.Time)
 func (c *Controller) due(renewed map[string]time.Time) []lease {
 	now := c.cfg.Now()
 	var due []lease
-	for _, r := range c.state.Rollouts("") {
-		if r.GetEpoch() == 0 || fsm.Ended(r.GetState()) || fsm.TakingBack(r.GetState()) {
+	for _, r := range c.state.OpenRollouts() {
+		if r.GetEpoch() == 0 || fsm.TakingBack(r.GetState()) {
 			continue
 		}
 		every := time.Duration(r.GetPolicy().GetLeaseEveryMs()) * time.Millisecond

@@ -31,7 +31,7 @@ func (c *Controller) observe(r *commandv1.Rollout, term uint64, w *watch) Observ
 		Now: c.cfg.Now(), Term: term, Incarnation: c.state.Cluster().Incarnation,
 		Members: c.state.Instances(r.GetGroup()), LockHolder: group.GetLockHolder(), First: c.first(r),
 	}
-	if r.GetEpoch() == 0 || fsm.Ended(r.GetState()) || fsm.TakingBack(r.GetState()) {
+	if r.GetEpoch() == 0 || fsm.TakingBack(r.GetState()) {
 		return o
 	}
 	if !o.Now.Before(w.lookAt) {
@@ -56,8 +56,8 @@ func observeMin(r *commandv1.Rollout) time.Duration {
 
 // first reports whether no older rollout waits for the same group.
 func (c *Controller) first(r *commandv1.Rollout) bool {
-	for _, other := range c.state.Rollouts(r.GetGroup()) {
-		waits := !fsm.Ended(other.GetState()) && other.GetEpoch() == 0 && other.GetId() != r.GetId()
+	for _, other := range c.state.OpenRollouts() {
+		waits := other.GetGroup() == r.GetGroup() && other.GetEpoch() == 0 && other.GetId() != r.GetId()
 		if waits && (other.GetCreatedMs() < r.GetCreatedMs() || other.GetCreatedMs() == r.GetCreatedMs() && other.GetId() < r.GetId()) {
 			return false
 		}
