@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -70,10 +71,11 @@ func readRecord(r io.Reader, count uint32) (rec *commandv1.SnapshotRecord, end b
 	if length > maxRecordBytes {
 		return nil, false, fmt.Errorf("record of %d bytes, the limit is %d", length, maxRecordBytes)
 	}
-	raw := make([]byte, length)
-	if _, err := io.ReadFull(r, raw); err != nil {
+	var content bytes.Buffer // grows with what is there, not with what is claimed
+	if _, err := io.CopyN(&content, r, int64(length)); err != nil {
 		return nil, false, fmt.Errorf("cut short: %w", err)
 	}
+	raw := content.Bytes()
 	if crc32.Checksum(raw, castagnoli) != sum {
 		return nil, false, fmt.Errorf("checksum differs")
 	}
