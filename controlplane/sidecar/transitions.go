@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -156,7 +157,11 @@ func (l *lead) transition(id string, now time.Time) *commandv1.AgentTransition {
 	if !record.GetReachable() {
 		t.Reachable = proto.Bool(true)
 	}
-	if t.Engine == nil && t.State == nil && t.Reachable == nil || record == nil && t.Engine == nil {
+	if a := record.GetAssignment(); a.GetKind() == commandv1.AssignmentKind_ASSIGNMENT_KIND_OFFER && a.GetRefused() == "" &&
+		v.refusals[id].GetFence().GetIndex() == a.GetFenceIndex() {
+		t.Refused, t.RefusedIndex = cmp.Or(v.refusals[id].GetDetail(), "no reason given"), a.GetFenceIndex()
+	}
+	if t.Engine == nil && t.State == nil && t.Reachable == nil && t.Refused == "" || record == nil && t.Engine == nil {
 		return nil
 	}
 	return t

@@ -16,6 +16,7 @@ type view struct {
 	identity *agentv1.Identity
 	engines  map[string]*agentv1.EngineInfo
 	states   map[string]*agentv1.StateReport
+	refusals map[string]*agentv1.Ack // newest REFUSED answer of each instance
 }
 
 // newView reads a Hello. Every instance must be one of the agent's own.
@@ -24,7 +25,7 @@ func newView(h *agentv1.Hello) (*view, error) {
 	if id.GetAgentId() == "" || id.GetSession() == "" {
 		return nil, fmt.Errorf("%w: it has no agent id or no session", errBadHello)
 	}
-	v := &view{identity: id, engines: map[string]*agentv1.EngineInfo{}, states: map[string]*agentv1.StateReport{}}
+	v := &view{identity: id, engines: map[string]*agentv1.EngineInfo{}, states: map[string]*agentv1.StateReport{}, refusals: map[string]*agentv1.Ack{}}
 	for _, e := range h.GetEngines() {
 		if !owns(id.GetAgentId(), e.GetInstanceId()) {
 			return nil, fmt.Errorf("%w: instance %q is not one of agent %s", errBadHello, e.GetInstanceId(), id.GetAgentId())
@@ -58,10 +59,15 @@ func (v *view) take(m *agentv1.ConnectRequest) (instance string) {
 		v.engines[e.GetInstanceId()] = e
 		return e.GetInstanceId()
 	}
+	news := ""
 	if s := cmp.Or(m.GetState(), m.GetAck().GetState()); s != nil {
-		return v.takeState(s)
+		news = v.takeState(s)
 	}
-	return ""
+	if a := m.GetAck(); a.GetResult() == agentv1.AckResult_ACK_RESULT_REFUSED && v.engines[a.GetInstanceId()] != nil {
+		v.refusals[a.GetInstanceId()] = a
+		news = a.GetInstanceId()
+	}
+	return news
 }
 
 func (v *view) takeState(s *agentv1.StateReport) string {
