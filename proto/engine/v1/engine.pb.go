@@ -1089,7 +1089,7 @@ type Signal struct {
 	Series string     `protobuf:"bytes,2,opt,name=series,proto3" json:"series,omitempty"`
 	Kind   SeriesKind `protobuf:"varint,3,opt,name=kind,proto3,enum=engine.v1.SeriesKind" json:"kind,omitempty"`
 	Part   SeriesPart `protobuf:"varint,4,opt,name=part,proto3,enum=engine.v1.SeriesPart" json:"part,omitempty"`
-	// label: for SERIES_PART_LABEL.
+	// label: for SERIES_PART_LABEL; "a*b" is the product of two labels of the same sample.
 	Label string `protobuf:"bytes,5,opt,name=label,proto3" json:"label,omitempty"`
 	// match keeps only samples whose labels have these values; "a|b" allows several.
 	Match map[string]string `protobuf:"bytes,6,rep,name=match,proto3" json:"match,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
