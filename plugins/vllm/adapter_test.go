@@ -131,6 +131,7 @@ var settingsCases = []enginetest.SettingsCase{
 		Want: []string{"spec_method: constraint"},
 	},
 	{Name: "speculation that breaks answers", Settings: engine.Settings{"speculative_config": `{"rejection_sample_method":"synthetic"}`}, Want: []string{"speculative_config: out_of_range"}},
+	{Name: "speculation in no JSON", Settings: engine.Settings{"speculative_config": "ngram"}, Want: []string{"speculative_config: bad_type"}, Words: "JSON object"},
 	{Name: "speculation without a method", Settings: engine.Settings{"spec_tokens": "3"}, Want: []string{"spec_tokens: constraint"}},
 	{Name: "experts", Settings: engine.Settings{"enable_eplb": "true"}, Want: []string{"enable_eplb: constraint"}, Words: "needs enable_expert_parallel"},
 	{Name: "experts with what they need", Settings: engine.Settings{"enable_eplb": "true", "enable_expert_parallel": "true"}},

@@ -4,6 +4,10 @@ import (
 	"github.com/optiinfra/performance-agent/pkg/engine"
 )
 
+// spoken begins a pattern of the engine's own words. With request logging on, vLLM prints prompts,
+// always in quotes: a prompt that speaks of a failure must not take an engine out of rotation.
+const spoken = `^[^'"]*`
+
 // failures are ordered from the telling to the general: the first that matches names the cause.
 var failures = []*engine.FailureSignature{
 	{
@@ -13,8 +17,8 @@ var failures = []*engine.FailureSignature{
 	},
 	{
 		Kind:    engine.BadFlag,
-		Pattern: `error: argument (\S+): (?:invalid|expected) (.*)`,
-		Words:   "vLLM refused the argument $1: $2",
+		Pattern: `error: argument (\S+): (.*)`,
+		Words:   "vLLM refused the flag $1: $2",
 	},
 	{
 		Kind:    engine.BadValue,
@@ -34,7 +38,7 @@ var failures = []*engine.FailureSignature{
 	{
 		Kind:    engine.KVTooSmall,
 		Pattern: `To serve at least one request with the models?'s max seq len \((\d+)\), \(?([\d.]+) GiB KV cache is needed`,
-		Words:   "one request of $1 tokens needs $2 GiB of KV cache and less is there: lower max_model_len or raise gpu_memory_utilization",
+		Words:   "one request of $1 tokens needs $2 GiB of KV cache and less is there: lower max_model_len or raise gpu_memory_utilization (and leave num_gpu_blocks_override out)",
 	},
 	{
 		Kind:    engine.KVTooSmall,
@@ -53,13 +57,13 @@ var failures = []*engine.FailureSignature{
 	},
 	{
 		Kind:    engine.OutOfMemory,
-		Pattern: `(?:CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|HIP out of memory)`,
+		Pattern: spoken + `(?:CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|HIP out of memory)`,
 		Words:   "the GPU ran out of memory: lower gpu_memory_utilization, max_num_batched_tokens or max_num_seqs",
 		Fatal:   true,
 	},
 	{
 		Kind:    engine.OutOfMemory,
-		Pattern: `DefaultCPUAllocator: can't allocate memory`,
+		Pattern: spoken + `DefaultCPUAllocator: can't allocate memory`,
 		Words:   "the machine ran out of memory: lower VLLM_CPU_KVCACHE_SPACE or max_num_batched_tokens, or give the container more",
 		Fatal:   true,
 	},
@@ -95,9 +99,14 @@ var failures = []*engine.FailureSignature{
 	},
 	{
 		Kind:    engine.EngineDead,
-		Pattern: `EngineDeadError|EngineCore encountered (?:a fatal error|an issue)`,
+		Pattern: spoken + `(?:EngineDeadError|EngineCore encountered (?:a fatal error|an issue))`,
 		Words:   "the engine core died while the API server lives on: it answers nothing any more and must be restarted",
 		Fatal:   true,
+	},
+	{
+		Kind:    engine.BadValue,
+		Pattern: spoken + `(?:ValueError|Value error[:,]?) *:? *(.+?)(?: \[type=.*)?$`,
+		Words:   "vLLM refused its settings: $1",
 	},
 	{
 		Kind:    engine.EngineDead,

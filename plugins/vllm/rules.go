@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -53,6 +54,12 @@ func requirements(table *engine.Table, given, s engine.Settings) []*engine.Probl
 		if table.Knob(n.knob) != nil && given[n.knob] == "true" && given[n.other] != "true" {
 			problems = append(problems, &engine.Problem{Knob: n.knob, Code: engine.CodeConstraint, Message: n.why})
 		}
+	}
+	if c := s["speculative_config"]; c != "" && !json.Valid([]byte(c)) {
+		problems = append(problems, &engine.Problem{
+			Knob: "speculative_config", Code: engine.CodeBadType,
+			Message: fmt.Sprintf("speculative_config is %q and must be a JSON object", c),
+		})
 	}
 	if strings.Contains(s["speculative_config"], "synthetic") {
 		problems = append(problems, &engine.Problem{

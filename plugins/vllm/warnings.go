@@ -22,7 +22,7 @@ func warnings(t *engine.Target, table *engine.Table, s *sight) []string {
 	if hasFlag(t.GetArgv(), "--config") {
 		w = append(w, "settings in the file given by --config are not seen here; flags that perf-agent adds win over them")
 	}
-	return append(w, metricsWarnings(t, s)...)
+	return append(w, metricsWarnings(t, table, s)...)
 }
 
 func versionWarnings(s *sight, table *engine.Table) []string {
@@ -42,12 +42,12 @@ func versionWarnings(s *sight, table *engine.Table) []string {
 	return nil
 }
 
-func metricsWarnings(t *engine.Target, s *sight) []string {
+func metricsWarnings(t *engine.Target, table *engine.Table, s *sight) []string {
 	var w []string
 	switch {
 	case hasFlag(t.GetArgv(), "--disable-log-stats"), s.serving && !strings.Contains(s.page, "vllm:"):
 		w = append(w, "the engine exports no metrics of its own (--disable-log-stats): queue, KV cache and token counts are not seen; remove that flag")
-	case t.GetEnv()["VLLM_USE_RUST_FRONTEND"] == "1", strings.HasSuffix(strings.TrimSpace(s.page), "# EOF"):
+	case table.Parse(nil, t.GetEnv())["rust_frontend"] == "true", strings.HasSuffix(strings.TrimSpace(s.page), "# EOF"):
 		w = append(w, "the Rust front end exports no cache_config_info: the KV capacity in tokens is not known")
 	}
 	return w
