@@ -9,9 +9,11 @@ TOOLBIN := $(CACHE)/bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 MODULE  := github.com/optiinfra/performance-agent
 TAGS    := nomsgpack
-ENGINES := vllm sglang tgi
+ENGINES := vllm
 # The public half of the key that signs the plugin manifest is linked into the agent.
 PLUGIN_KEY := $(CACHE)/plugin-signing.key
+PLUGIN_PUB := $(CACHE)/plugin-signing.pub
+KEYFLAG     = -X main.pluginPublicKey=$$(grep -v -- ----- $(PLUGIN_PUB) | tr -d '\n')
 LDFLAGS  = -s -w -X $(MODULE)/pkg/version.Version=$(VERSION)
 GOBUILD  = CGO_ENABLED=0 go build -trimpath -tags $(TAGS)
 
@@ -27,9 +29,10 @@ need-go:
 build: need-go ## build both programs and the engine plugins into bin/
 	@mkdir -p $(BIN)/plugins $(CACHE)
 	@for e in $(ENGINES); do $(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/perf-engine-$$e ./plugins/$$e; done
-	@$(GOBUILD) -o $(CACHE)/plugin-sign ./agent/adapter/manifest/plugin-sign
-	@key=$$($(CACHE)/plugin-sign -key $(PLUGIN_KEY) -dir $(BIN)/plugins -out $(BIN)/plugins.manifest.json); \
-	  $(GOBUILD) -ldflags "$(LDFLAGS) -X main.pluginPublicKey=$$key" -o $(BIN)/perf-agent ./agent
+	@$(GOBUILD) -ldflags '$(LDFLAGS)' -o $(CACHE)/perf-agent-unkeyed ./agent
+	@test -f $(PLUGIN_KEY) || $(CACHE)/perf-agent-unkeyed plugins keygen $(PLUGIN_KEY) $(PLUGIN_PUB) >/dev/null
+	@$(CACHE)/perf-agent-unkeyed plugins sign --key $(PLUGIN_KEY) --dir $(BIN)/plugins --manifest $(BIN)/plugins.manifest.json >/dev/null
+	@$(GOBUILD) -ldflags "$(LDFLAGS) $(KEYFLAG)" -o $(BIN)/perf-agent ./agent
 	@$(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/perf-controlplane ./controlplane
 	@ln -sf perf-controlplane $(BIN)/perfctl
 	@echo "built bin/perf-agent, bin/perf-controlplane (perfctl) and bin/plugins/ at $(VERSION)"
@@ -50,7 +53,7 @@ test: need-go need-gcc ## all tests with the race detector, the fleet simulation
 
 .PHONY: e2e
 e2e: build ## real processes under kill -9
-	@$(GOBUILD) -tags $(TAGS),failpoint -ldflags "$(LDFLAGS)" -o $(BIN)/perf-agent-failpoint ./agent
+	@$(GOBUILD) -tags $(TAGS),failpoint -ldflags "$(LDFLAGS) $(KEYFLAG)" -o $(BIN)/perf-agent-failpoint ./agent
 	PERF_BIN=$(BIN) go test -tags $(TAGS) -count=1 -timeout 15m ./test/e2e/
 
 .PHONY: bar

@@ -31,10 +31,10 @@ type Options struct {
 
 // Spans of the story. Everything is shorter than in production, and said so.
 const (
-	settle      = 6 * time.Second  // from first traffic to the baseline
+	settle      = 5 * time.Second  // from first traffic to the baseline
 	collectSpan = 20 * time.Second // telemetry that the diagnosis looks at; also the baseline
-	afterSpan   = 20 * time.Second
-	startScale  = 0.04 // of engine start-up; serving is never scaled
+	afterSpan   = 20 * time.Second // the same after the promotion
+	startScale  = 0.04             // of engine start-up; serving is never scaled
 	upTimeout   = 60 * time.Second
 	rollTimeout = 150 * time.Second
 )
@@ -47,13 +47,15 @@ const (
 
 // story is one run of the demo.
 type story struct {
-	opts    Options
-	dir     string
-	procs   *processes
-	fleet   *fleet
-	began   time.Time
-	report  Report
-	control *failover
+	opts  Options
+	dir   string
+	procs *processes
+	fleet *fleet
+	began time.Time
+	// promoted is when the better configuration became the group's own.
+	promoted time.Time
+	report   Report
+	control  *failover
 }
 
 // Run tells the story. The error, if any, is what went wrong; what was started has ended by then
@@ -206,6 +208,9 @@ func (s *story) finish(ctx context.Context) error {
 		return err
 	}
 	s.report.Lost = lost
+	if s.report.Defaults, err = s.fleet.measureAll("defaults"); err != nil {
+		return err
+	}
 	s.report.Seconds = time.Since(s.began).Seconds()
 	s.report.print(s.opts.Out)
 	if err := s.report.write(s.opts.Report); err != nil {

@@ -18,15 +18,20 @@ import (
 // group it is: what still carries it after the end was left behind.
 const marker = "PERF_DEMO_RUN"
 
+// loadPrefix begins the names of load generators.
+const loadPrefix = "load-"
+
+// stopLimit is how long a child may take to end: an engine finishes its requests first.
+const stopLimit = 20 * time.Second
+
 // processes are the children of a run.
 type processes struct {
 	logs  string
 	run   string
 	ports []string // addresses that must be free at the end
 
-	mu   sync.Mutex // guards all
-	all  []*process
-	over bool
+	mu  sync.Mutex // guards all
+	all []*process
 }
 
 // process is one child.
@@ -129,18 +134,20 @@ func (p *processes) stopAll() error {
 	p.mu.Lock()
 	all := slices.Clone(p.all)
 	p.mu.Unlock()
+	for _, c := range all {
+		if strings.HasPrefix(c.name, loadPrefix) {
+			p.stop(c, 0) // engines need not finish what nobody waits for
+		}
+	}
 	var ended sync.WaitGroup
 	for _, c := range slices.Backward(all) {
-		ended.Go(func() { p.stop(c, 8*time.Second) })
+		ended.Go(func() { p.stop(c, stopLimit) })
 	}
 	ended.Wait()
-	left := p.leftovers()
-	for _, pid := range left {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
 	var faults []error
-	if len(left) > 0 {
-		faults = append(faults, fmt.Errorf("%d processes had outlived their parents and were killed", len(left)))
+	if left := p.leftovers(); len(left) > 0 {
+		faults = append(faults, fmt.Errorf("%d processes had outlived their parents and were killed: %v", len(left), left))
+		p.clear()
 	}
 	for _, addr := range p.ports {
 		l, err := net.Listen("tcp", addr)
@@ -151,6 +158,20 @@ func (p *processes) stopAll() error {
 		_ = l.Close()
 	}
 	return errors.Join(faults...)
+}
+
+// clear kills what was left behind until nothing is.
+func (p *processes) clear() {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+		left := p.leftovers()
+		if len(left) == 0 {
+			return
+		}
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // gone meanwhile is as good
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // leftovers are the processes of this run that still live, zombies aside.
