@@ -14,7 +14,7 @@ import (
 )
 
 // trials per release; each touches up to four knobs.
-const trials = 150
+const trials = 60
 
 // command builds command lines for random settings and reads them back.
 func (s *suite) command(t *testing.T) {

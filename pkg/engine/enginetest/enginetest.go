@@ -16,10 +16,12 @@ package enginetest
 import (
 	"context"
 	"flag"
+	"net"
 	"net/http"
 	"testing"
 
-	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/optiinfra/performance-agent/pkg/engine"
 )
@@ -72,19 +74,24 @@ func Run(t *testing.T, a engine.Adapter, o Options) {
 	t.Run("failures", s.failures)
 }
 
-// Wire serves an adapter by go-plugin's gRPC server in this process and returns the client's side.
+// Wire serves an adapter by gRPC on a loopback port and returns the client's side. What go-plugin
+// adds around it is the host's to test.
 func Wire(t testing.TB, a engine.Adapter) engine.Adapter {
 	t.Helper()
-	client, server := plugin.TestPluginGRPCConn(t, false, engine.Plugins(a))
-	t.Cleanup(func() {
-		_ = client.Close()
-		server.Stop()
-	})
-	raw, err := client.Dispense(engine.PluginName)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatalf("dispense: %v", err)
+		t.Fatalf("listen: %v", err)
 	}
-	return raw.(engine.Adapter)
+	server := grpc.NewServer()
+	engine.Register(server, a)
+	go func() { _ = server.Serve(listener) }() // ends with Stop
+	t.Cleanup(server.Stop)
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatalf("connect: %v", err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return engine.NewClient(conn)
 }
 
 type suite struct {
