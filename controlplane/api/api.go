@@ -1,8 +1,8 @@
 // Package api is the control plane's REST interface: gin carries it, huma validates requests,
 // writes problems (RFC 9457) and the OpenAPI document from one set of types.
 //
-// It decides nothing. Reads come from the replicated state on any node; writes and live
-// telemetry belong to the leader, to which a follower forwards the request as it came.
+// It decides nothing. The leader answers; a follower forwards requests as they came, except reads
+// that ask for its own copy.
 package api
 
 import (
@@ -106,10 +106,10 @@ func New(cfg Config, d Deps) *Server {
 	s.router.NoMethod(func(c *gin.Context) {
 		writeProblem(c.Writer, http.StatusMethodNotAllowed, c.Request.Method+" is not supported on "+c.Request.URL.Path)
 	})
-	s.router.Use(s.recoverPanics, limitBody, s.forwardToLeader)
+	s.router.Use(s.recoverPanics, limitBody, s.route)
 
 	config := huma.DefaultConfig("Performance Agent", cfg.Version)
-	config.Info.Description = "Autopilot for LLM serving fleets. Every path is also served under /api/v1."
+	config.Info.Description = "Autopilot for LLM serving fleets. Every path is also served under /api/v1. The leader answers; add consistency=stale to read the copy of the node that is asked, or consistency=linearizable for that copy once it has all that was acknowledged before."
 	config.DocsPath = ""
 	config.CreateHooks = nil // no $schema links in answers
 	config.RejectUnknownQueryParameters = true

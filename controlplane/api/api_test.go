@@ -253,12 +253,21 @@ func TestFollowerForwards(t *testing.T) {
 	if status != 200 || len(leader.machine.Rollouts("chat")) != 1 || len(follower.machine.Rollouts("chat")) != 0 {
 		t.Fatalf("status %d; the leader has %d rollouts, the follower %d", status, len(leader.machine.Rollouts("chat")), len(follower.machine.Rollouts("chat")))
 	}
-	if status, _ = call(t, "GET", followerSrv.URL+"/groups", ""); status != 200 {
-		t.Errorf("a read of replicated state on a follower answers %d", status)
+	if _, out := call(t, "GET", followerSrv.URL+"/rollout/status", ""); len(out["items"].([]any)) != 1 {
+		t.Errorf("a read on a follower must come from the leader: %v", out)
+	}
+	if _, out := call(t, "GET", followerSrv.URL+"/rollout/status?consistency=stale", ""); len(out["items"].([]any)) != 0 {
+		t.Errorf("a stale read must come from the follower's copy: %v", out)
+	}
+	if status, _ = call(t, "GET", followerSrv.URL+"/groups?consistency=eventually", ""); status != 422 {
+		t.Errorf("an unknown level answers %d", status)
 	}
 	follower.mu.Lock()
 	follower.leaderURL = ""
 	follower.mu.Unlock()
+	if status, _ = call(t, "GET", followerSrv.URL+"/groups?consistency=stale", ""); status != 200 {
+		t.Errorf("a stale read without a leader answers %d", status)
+	}
 	if status, out := call(t, "GET", followerSrv.URL+"/metrics/latency", ""); status != 503 || !strings.Contains(fmt.Sprint(out["detail"]), "no leader") {
 		t.Errorf("without a leader: %d %v", status, out["detail"])
 	}

@@ -13,28 +13,45 @@ import (
 // on the leader never play ball with it.
 const forwardedHeader = "X-Perf-Forwarded-By"
 
-// leaderPaths are reads that need the leader's telemetry.
-var leaderPaths = []string{"/metrics/", "/optimize/bottlenecks"}
+// localPaths are answered by the node that is asked, whoever leads: its own health, its copy of the
+// history, the documents.
+var localPaths = []string{"/health", "/events", "/version", "/capabilities", "/openapi", "/docs", "/schemas"}
 
-// forwardToLeader sends writes and telemetry reads of a follower to the leader, unchanged. It
-// does not retry: the client's Idempotency-Key makes its own retry safe.
-func (s *Server) forwardToLeader(c *gin.Context) {
-	if s.cluster.IsLeader() || !needsLeader(c.Request) {
-		if c.Query("consistency") == "linearizable" {
-			if err := s.cluster.ReadBarrier(c.Request.Context()); err != nil {
-				writeProblem(c.Writer, http.StatusServiceUnavailable, err.Error())
-				c.Abort()
-				return
-			}
+// Levels of a read, by the query parameter "consistency". Without one the leader answers.
+const (
+	levelStale        = "stale"        // this node's copy, which may be behind
+	levelLinearizable = "linearizable" // this node's copy, once it has all that was acknowledged before
+)
+
+// route answers here what this node may answer and sends everything else to the leader, unchanged.
+// It does not retry: the client's Idempotency-Key makes its own retry safe.
+func (s *Server) route(c *gin.Context) {
+	level := takeLevel(c.Request)
+	switch {
+	case level != "" && level != levelStale && level != levelLinearizable:
+		writeProblem(c.Writer, http.StatusUnprocessableEntity, "consistency "+level+" is not known: use stale or linearizable, or leave it out")
+		c.Abort()
+	case level == levelLinearizable && isRead(c.Request):
+		if err := s.cluster.ReadBarrier(c.Request.Context()); err != nil {
+			writeProblem(c.Writer, http.StatusServiceUnavailable, err.Error())
+			c.Abort()
+			return
 		}
 		c.Next()
-		return
+	case s.cluster.IsLeader(), isRead(c.Request) && (level == levelStale || isLocal(c.Request.URL.Path)):
+		c.Next()
+	default:
+		s.forward(c)
 	}
+}
+
+// forward sends a request to the leader.
+func (s *Server) forward(c *gin.Context) {
 	defer c.Abort()
 	target, err := url.Parse(s.cluster.LeaderURL())
 	if err != nil || target.Host == "" || c.GetHeader(forwardedHeader) != "" {
 		c.Header("Retry-After", "1")
-		writeProblem(c.Writer, http.StatusServiceUnavailable, "the cluster has no leader right now; try again in a second")
+		writeProblem(c.Writer, http.StatusServiceUnavailable, "the cluster has no leader right now; try again in a second, or read with consistency=stale")
 		return
 	}
 	proxy := &httputil.ReverseProxy{
@@ -50,12 +67,22 @@ func (s *Server) forwardToLeader(c *gin.Context) {
 	proxy.ServeHTTP(c.Writer, c.Request)
 }
 
-func needsLeader(r *http.Request) bool {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return true
+// takeLevel removes the consistency parameter, which no operation knows, and returns it.
+func takeLevel(r *http.Request) string {
+	q := r.URL.Query()
+	level := q.Get("consistency")
+	if q.Has("consistency") {
+		q.Del("consistency")
+		r.URL.RawQuery = q.Encode()
 	}
-	for _, p := range leaderPaths {
-		if strings.HasPrefix(r.URL.Path, p) {
+	return level
+}
+
+func isRead(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
+
+func isLocal(path string) bool {
+	for _, p := range localPaths {
+		if strings.HasPrefix(path, p) {
 			return true
 		}
 	}
