@@ -131,8 +131,12 @@ func (r *Reporter) State(s *agentv1.StateReport) {
 func (r *Reporter) Engine(e *agentv1.EngineInfo) {
 	r.mu.Lock()
 	r.remember(e.GetInstanceId())
+	first := r.engines[e.GetInstanceId()] == nil
 	r.engines[e.GetInstanceId()] = e
 	r.queue(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Engine{Engine: e}})
+	if s := r.states[e.GetInstanceId()]; first && s != nil {
+		r.queue(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_State{State: s}}) // it was left out of the Hello
+	}
 	r.mu.Unlock()
 	r.nudge()
 }
@@ -206,10 +210,12 @@ func (r *Reporter) hello() *agentv1.ConnectRequest {
 		Version: r.identity.GetVersion(), BootId: r.identity.GetBootId(), ClusterId: r.cluster.ClusterID(),
 	}}
 	for _, id := range r.order {
-		if e := r.engines[id]; e != nil {
-			h.Engines = append(h.Engines, e)
+		e, s := r.engines[id], r.states[id]
+		if e == nil {
+			continue // a state means nothing before its engine is introduced; both follow together
 		}
-		if s := r.states[id]; s != nil {
+		h.Engines = append(h.Engines, e)
+		if s != nil {
 			h.States = append(h.States, s)
 		}
 	}

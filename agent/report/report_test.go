@@ -370,3 +370,28 @@ func TestCheckAddress(t *testing.T) {
 		}
 	}
 }
+
+// A state is reported before its engine is described: the greeting leaves it out, since a control
+// plane refuses a state of an engine it does not know, and it follows the description.
+func TestStateWaitsForItsEngine(t *testing.T) {
+	c := &controlPlane{clusterID: "c1"}
+	cfg := quick()
+	cfg.Addresses = []string{c.serveAt(t, "")}
+	r := New(cfg, &agentv1.Identity{AgentId: "agent-1", Session: "s1"}, handler(nil), &memory{}, slog.New(slog.DiscardHandler))
+	r.State(&agentv1.StateReport{InstanceId: "agent-1/0", Sequence: 7})
+	if h := r.hello().GetHello(); len(h.GetStates()) != 0 {
+		t.Fatalf("greeting has states %v of no engine", h.GetStates())
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	eventually(t, "connected", func() bool { return r.Status().Connected })
+	r.Engine(&agentv1.EngineInfo{InstanceId: "agent-1/0", Group: "chat"})
+	eventually(t, "the state follows", func() bool {
+		return c.seen(func() bool { return len(c.states) == 1 && c.states[0].GetSequence() == 7 })
+	})
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("run: %v", err)
+	}
+}

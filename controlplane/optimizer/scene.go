@@ -106,7 +106,7 @@ func (s *Scene) traffic() (traffic, error) {
 		started = ttft // requests under way have had their first token already
 	}
 	t := traffic{
-		rate:   started / a.Seconds() / float64(s.Replicas),
+		rate:   math.Max(0, started+s.queueGrowth()) / a.Seconds() / float64(s.Replicas),
 		prompt: a.Counters[fleet.PromptTokens] / started,
 		output: a.Counters[fleet.GenerationTokens] / n,
 	}
@@ -115,6 +115,24 @@ func (s *Scene) traffic() (traffic, error) {
 	}
 	t.prompt, t.output = math.Max(1, t.prompt), math.Max(1, t.output)
 	return t, nil
+}
+
+// queueGrowth is how many more requests wait at the end of the span than at its beginning.
+func (s *Scene) queueGrowth() float64 {
+	first, last := map[string]*fleet.Window{}, map[string]*fleet.Window{}
+	for _, w := range s.Windows {
+		if f := first[w.Instance]; f == nil || w.Start.Before(f.Start) {
+			first[w.Instance] = w
+		}
+		if l := last[w.Instance]; l == nil || w.Start.After(l.Start) {
+			last[w.Instance] = w
+		}
+	}
+	growth := 0.0
+	for id, l := range last {
+		growth += l.Gauges[fleet.RequestsWaiting] - first[id].Gauges[fleet.RequestsWaiting]
+	}
+	return growth
 }
 
 // operating point of a replica while it has work.
