@@ -106,7 +106,7 @@ func (a *engineAdapter) find(ctx context.Context, t *engine.Target) (engine.Adap
 	if len(faults) > 0 {
 		return nil, nil, errors.Join(faults...)
 	}
-	return nil, nil, fmt.Errorf("%w at %s (asked: %s); it may not be up yet, or name the adapter with engine:",
+	return nil, nil, fmt.Errorf("%w at %s (asked: %s); it may not be up yet, or name the adapter in the configuration (engine)",
 		errNoAdapter, a.url, strings.Join(a.all.Names(), ", "))
 }
 

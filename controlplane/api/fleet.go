@@ -13,11 +13,6 @@ type idInput struct {
 	ID string `path:"id"`
 }
 
-type writeInput struct {
-	WriteHeaders
-	ID string `path:"id"`
-}
-
 type reasonInput struct {
 	WriteHeaders
 	ID   string `path:"id"`

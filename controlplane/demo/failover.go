@@ -71,10 +71,6 @@ func (f *failover) post(ctx context.Context, path, key string, in, out any) erro
 	return f.call(ctx, func(ctx context.Context, c *client.Client) error { return c.Post(ctx, path, key, in, out) })
 }
 
-func (f *failover) put(ctx context.Context, path, key string, in, out any) error {
-	return f.call(ctx, func(ctx context.Context, c *client.Client) error { return c.Put(ctx, path, key, in, out) })
-}
-
 // leader names the node that leads, "" while none is known.
 func (f *failover) leader(ctx context.Context) string {
 	var h api.ClusterHealth
