@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/optiinfra/performance-agent/pkg/engine"
 	enginev1 "github.com/optiinfra/performance-agent/proto/engine/v1"
 )
 
@@ -137,27 +136,4 @@ func FuzzToken(f *testing.F) {
 			t.Error("a fault without words")
 		}
 	})
-}
-
-func TestSignatures(t *testing.T) {
-	s, err := CompileSignatures([]*engine.FailureSignature{
-		{Pattern: `OutOfMemoryError: tried (\d+) (\w+)`, Words: "out of GPU memory at $1 $2; lower gpu_memory_utilization$3", Fatal: true},
-		{Pattern: `unrecognized arguments: (\S+)`, Words: "unknown flag $1"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := "starting\nerror: unrecognized arguments: --nonsense\ntorch.OutOfMemoryError: tried 12 GiB\nbye\n"
-	if got, want := s.Fatal(log), "out of GPU memory at 12 GiB; lower gpu_memory_utilization"; got != want {
-		t.Errorf("fatal %q", got)
-	}
-	if got := s.Fatal("error: unrecognized arguments: -x\n"); got != "" {
-		t.Errorf("not fatal: %q", got)
-	}
-	if got := s.Explain("error: unrecognized arguments: -x\nbye"); got != "unknown flag -x" {
-		t.Errorf("explain %q", got)
-	}
-	if _, err := CompileSignatures([]*engine.FailureSignature{{Pattern: "("}}); err == nil {
-		t.Error("a broken pattern was taken")
-	}
 }
