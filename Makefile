@@ -9,7 +9,7 @@ TOOLBIN := $(CACHE)/bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 MODULE  := github.com/optiinfra/performance-agent
 TAGS    := nomsgpack
-ENGINES := vllm
+ENGINES := $(patsubst plugins/%/main.go,%,$(wildcard plugins/*/main.go))
 # The public half of the key that signs the plugin manifest is linked into the agent.
 PLUGIN_KEY := $(CACHE)/plugin-signing.key
 PLUGIN_PUB := $(CACHE)/plugin-signing.pub

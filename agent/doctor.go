@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"strings"
 	"time"
 
@@ -116,7 +115,7 @@ func examineLauncher(ctx context.Context, e Engine, client *launch.Client) findi
 }
 
 func examineHealth(ctx context.Context, e Engine, a *engineAdapter) finding {
-	p := &prober{url: strings.TrimRight(e.URL, "/"), http: &http.Client{}, probes: a.probes}
+	p := probation.NewHTTPProber(e.URL, a.probes)
 	if health, why := p.Health(ctx); health != probation.Healthy {
 		return lacks("it stays out of rotation until it is well", "engine %s at %s: %s", e.Name, e.URL, why)
 	}

@@ -83,10 +83,7 @@ func (in *instance) open(dir string, clock func() probation.Instant) error {
 	}
 	deps := probation.Dependencies{
 		Journal: journal, Launcher: in.launcher, Adapter: in.adapter, Traffic: in.traffic, Logger: in.log,
-		Prober: &prober{
-			url: strings.TrimRight(in.cfg.URL, "/"), http: &http.Client{Transport: in.transport},
-			probes: in.adapter.probes, source: in.source,
-		},
+		Prober: probation.NewHTTPProber(in.cfg.URL, in.adapter.probes, in.source.InFlight),
 	}
 	if in.client != nil {
 		deps.Log = &engineLog{description: in.adapter.described}

@@ -21,7 +21,7 @@ type HTTPProber struct {
 	base    string
 	probes  func() *enginev1.Probes
 	client  *http.Client
-	sources []func() (n int, known bool)
+	sources []func(context.Context) (n int, known bool)
 }
 
 const (
@@ -32,10 +32,11 @@ const (
 )
 
 // NewHTTPProber returns a prober of the engine at base, such as http://127.0.0.1:8000. probes is
-// asked each time, since an adapter knows more once the engine serves. sources tell the requests in
+// asked each time, since an adapter knows more once the engine serves; nil means not described yet,
+// and then the usual health path is asked. sources tell the requests in
 // flight besides the engine's own load endpoint: its metrics, the wire. A drain has ended when all
 // that know say zero.
-func NewHTTPProber(base string, probes func() *enginev1.Probes, sources ...func() (n int, known bool)) *HTTPProber {
+func NewHTTPProber(base string, probes func() *enginev1.Probes, sources ...func(context.Context) (n int, known bool)) *HTTPProber {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext}
 	return &HTTPProber{base: strings.TrimSuffix(base, "/"), probes: probes, client: &http.Client{Transport: transport}, sources: sources}
 }
@@ -43,6 +44,9 @@ func NewHTTPProber(base string, probes func() *enginev1.Probes, sources ...func(
 // Health asks once. An engine that cannot be asked is healthy: its process is watched by others.
 func (p *HTTPProber) Health(ctx context.Context) (Health, string) {
 	probes := p.probes()
+	if probes == nil {
+		probes = &enginev1.Probes{HealthPath: "/health"}
+	}
 	if probes.GetHealthPath() == "" {
 		return Healthy, ""
 	}
@@ -105,8 +109,8 @@ func judgeToken(status int, body []byte, pointer string) (Token, string) {
 
 // InFlight is the largest count of all sources that know.
 func (p *HTTPProber) InFlight(ctx context.Context) (n int, known bool) {
-	for _, source := range append([]func() (int, bool){func() (int, bool) { return p.load(ctx) }}, p.sources...) {
-		if count, ok := source(); ok {
+	for _, source := range append([]func(context.Context) (int, bool){p.load}, p.sources...) {
+		if count, ok := source(ctx); ok {
 			n, known = max(n, count), true
 		}
 	}

@@ -1,6 +1,7 @@
 package probation
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -58,9 +59,13 @@ func TestHealth(t *testing.T) {
 	if got, _ := NewHTTPProber(gone.URL, probes).Health(t.Context()); got != Refused {
 		t.Errorf("no engine: %v", got)
 	}
-	none := func() *enginev1.Probes { return nil }
+	none := func() *enginev1.Probes { return &enginev1.Probes{} }
 	if got, _ := NewHTTPProber(gone.URL, none).Health(t.Context()); got != Healthy {
 		t.Errorf("cannot be asked: %v", got)
+	}
+	unknown := func() *enginev1.Probes { return nil }
+	if got, _ := NewHTTPProber(gone.URL, unknown).Health(t.Context()); got != Refused {
+		t.Errorf("not described yet and not there: %v", got)
 	}
 }
 
@@ -103,19 +108,21 @@ func TestInFlight(t *testing.T) {
 		fmt.Fprint(w, `{"loads":[{"running":2,"waiting":1}]}`)
 	}))
 	defer server.Close()
-	source := func(n int, known bool) func() (int, bool) { return func() (int, bool) { return n, known } }
+	source := func(n int, known bool) func(context.Context) (int, bool) {
+		return func(context.Context) (int, bool) { return n, known }
+	}
 	cases := []struct {
 		name    string
 		probes  func() *enginev1.Probes
-		sources []func() (int, bool)
+		sources []func(context.Context) (int, bool)
 		want    int
 		known   bool
 	}{
 		{"engine", probes, nil, 3, true},
-		{"the larger counts", probes, []func() (int, bool){source(5, true)}, 5, true},
-		{"both must say zero", probes, []func() (int, bool){source(0, true)}, 3, true},
-		{"one that does not know", probes, []func() (int, bool){source(9, false)}, 3, true},
-		{"nobody knows", func() *enginev1.Probes { return nil }, []func() (int, bool){source(0, false)}, 0, false},
+		{"the larger counts", probes, []func(context.Context) (int, bool){source(5, true)}, 5, true},
+		{"both must say zero", probes, []func(context.Context) (int, bool){source(0, true)}, 3, true},
+		{"one that does not know", probes, []func(context.Context) (int, bool){source(9, false)}, 3, true},
+		{"nobody knows", func() *enginev1.Probes { return nil }, []func(context.Context) (int, bool){source(0, false)}, 0, false},
 		{"broken pointer", func() *enginev1.Probes { p := probes(); p.LoadWaitingPointer = "/x"; return p }, nil, 0, false},
 	}
 	for _, c := range cases {
