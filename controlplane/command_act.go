@@ -30,9 +30,7 @@ func statusCommand(r *remote) *cobra.Command {
 				var s status
 				var groups api.List[api.Group]
 				var rollouts api.List[api.Rollout]
-				err := errors.Join(
-					r.client().Get(ctx, "/health/cluster", &s.Cluster),
-					r.client().Get(ctx, "/groups", &groups), r.client().Get(ctx, "/rollout/status", &rollouts))
+				err := r.read(ctx, map[string]any{"/health/cluster": &s.Cluster, "/groups": &groups, "/rollout/status": &rollouts})
 				s.Groups, s.Active = groups.Items, rollouts.Items
 				return &s, err
 			}, func(w io.Writer, v any) {
@@ -66,7 +64,7 @@ func topCommand(r *remote) *cobra.Command {
 				for _, g := range groups.Items {
 					x := row{Group: g.Name}
 					q := map[string]string{"group": g.Name}
-					err := errors.Join(r.client().Get(ctx, client.Query("/metrics/throughput", q), &x.Throughput), r.client().Get(ctx, client.Query("/metrics/latency", q), &x.Latency))
+					err := r.read(ctx, map[string]any{client.Query("/metrics/throughput", q): &x.Throughput, client.Query("/metrics/latency", q): &x.Latency})
 					if err != nil {
 						return nil, err
 					}

@@ -37,6 +37,16 @@ func (r *remote) flags(cmd *cobra.Command) {
 
 func (r *remote) client() *client.Client { return client.New(r.addr) }
 
+// read fills several answers, until one cannot be had.
+func (r *remote) read(ctx context.Context, answers map[string]any) error {
+	for path, into := range answers {
+		if err := r.client().Get(ctx, path, into); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // show reads once, or again and again with --watch, and prints as asked.
 func (r *remote) show(ctx context.Context, out io.Writer, read func(context.Context) (any, error), table func(io.Writer, any)) error {
 	for {
