@@ -1,0 +1,71 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	oneSeed = flag.Int64("seed", -1, "run this seed alone")
+	count   = flag.Int("seeds", 10_000, "how many seeds to run")
+)
+
+// shards run at the same time; each takes every shards-th seed.
+const shards = 4
+
+// TestInvariantsHold runs many seeds. One that fails is run again with -seed N.
+func TestInvariantsHold(t *testing.T) {
+	if *oneSeed >= 0 {
+		stats, failure := Run(uint64(*oneSeed))
+		t.Logf("%+v", stats)
+		if failure != nil {
+			t.Fatal(failure)
+		}
+		return
+	}
+	n := *count
+	if testing.Short() {
+		n = min(n, 500)
+	}
+	began := time.Now()
+	var failed atomic.Bool
+	sums := make([]Stats, shards)
+	t.Run("seeds", func(t *testing.T) {
+		for shard := range shards {
+			t.Run(fmt.Sprint(shard), func(t *testing.T) {
+				t.Parallel()
+				for seed := shard; seed < n && !failed.Load(); seed += shards {
+					stats, failure := Run(uint64(seed))
+					sums[shard].add(stats)
+					if failure != nil {
+						failed.Store(true)
+						t.Fatal(failure)
+					}
+				}
+			})
+		}
+	})
+	var sum Stats
+	for _, s := range sums {
+		sum.add(s)
+	}
+	t.Logf("%d seeds, %.0f a second: %+v", n, float64(n)/time.Since(began).Seconds(), sum)
+	if !failed.Load() && (sum.Succeeded < n/10 || sum.RolledBack < n/10 || sum.Terms < n/10 || sum.Guards == 0) {
+		t.Errorf("the runs are too empty to show anything: %+v", sum)
+	}
+}
+
+func (s *Stats) add(o Stats) {
+	s.Entries += o.Entries
+	s.Terms += o.Terms
+	s.Waves += o.Waves
+	s.Succeeded += o.Succeeded
+	s.RolledBack += o.RolledBack
+	s.Cancelled += o.Cancelled
+	s.Crashes += o.Crashes
+	s.Reverts += o.Reverts
+	s.Guards += o.Guards
+}
