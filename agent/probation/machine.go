@@ -147,12 +147,13 @@ func (m *Machine) Open() error {
 	return nil
 }
 
-// journalStart makes report sequences rise across restarts. An agent that starts on a full disk may
-// still have something to revert, so that it is no reason not to start.
+// journalStart makes report sequences rise across restarts. It may use the reserve: of two starts
+// under one count, the control plane would not listen to the second. An agent that starts on a full
+// disk may still have something to revert, so that it is no reason not to start.
 func (m *Machine) journalStart() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.dep.Journal.Append(m.state.Record, false); err != nil {
+	if err := m.dep.Journal.Append(m.state.Record, true); err != nil {
 		m.log.Error("the journal cannot be written; offers will be refused until it can", "error", err)
 	}
 }

@@ -22,6 +22,9 @@ func Next(l Limits, s State, ev Event) (State, []Action) {
 		return s, nil
 	}
 	m.take(ev)
+	if _, void := ev.(Unwritten); !void {
+		m.hurry()
+	}
 	m.judgeWell()
 	m.keepCommitted()
 	if !m.dirty {
@@ -121,6 +124,17 @@ func (m *move) tick() {
 		}
 	case Reverting:
 		m.tickReverting()
+	}
+}
+
+// hurry takes an epoch back before its slot once the instance is out of rotation for another reason,
+// a drain or a restart of the agent: it must not enter rotation again on an epoch that was aborted.
+func (m *move) hurry() {
+	if m.s.RevertAt == 0 {
+		return
+	}
+	if serving, _ := m.s.Serving(); !serving {
+		m.revert(m.s.RevertCause, false)
 	}
 }
 

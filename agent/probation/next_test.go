@@ -320,6 +320,29 @@ func TestRevertInSlot(t *testing.T) {
 	}
 }
 
+func TestRevertDoesNotWaitOutOfRotation(t *testing.T) {
+	for name, leave := range map[string]func(w *world){
+		"drained":         func(w *world) { w.direct(drain(at(12), true)) },
+		"agent restarted": func(w *world) { w.crash() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := onProbation(t, false)
+			w.direct(revert(at(11), 10, 2))
+			if w.s.Phase != Probation {
+				t.Fatalf("does not wait for its slot: %v", w.s.Phase)
+			}
+			leave(w)
+			if w.s.Phase != Reverting {
+				t.Errorf("out of rotation, but %v", w.s.Phase)
+			}
+			w.until(Idle)
+			if w.s.LKG.Epoch != w.s.Running().Epoch || w.broken != nil {
+				t.Errorf("runs epoch %d: %v", w.s.Running().Epoch, w.broken)
+			}
+		})
+	}
+}
+
 func TestFence(t *testing.T) {
 	w := newWorld()
 	w.direct(revert(at(20), 10, 0)) // of an epoch never seen
