@@ -74,7 +74,10 @@ func (a *agent) boot() {
 		}
 		a.s = probation.Resume(r)
 	}
-	a.store(a.s.Record) // makes the count of starts last
+	full := a.full
+	a.full = false // the reserve of the journal is for the count of starts
+	a.store(a.s.Record)
+	a.full = full
 	a.publish()
 	a.feed(probation.Boot{Now: a.instant(), Engine: a.engine.status()})
 }
@@ -387,4 +390,3 @@ func (a *agent) route() {
 		a.inFlight--
 	}
 }
-

@@ -78,11 +78,13 @@ func (a *agent) checkExecuted(old probation.State, d *agentv1.Directive) {
 }
 
 // checkDrains (I1, as the world sees it): no more replicas of a group leave rotation for a change at
-// once than the policy allows.
+// once than the policy allows. One that accepts an offer after all that it had refused is not
+// counted: the log has written it off and cannot take the offer out of the network.
 func (a *agent) checkDrains() {
 	out := 0
 	for _, other := range a.group.agents {
-		if p := other.s.Phase; p == probation.Draining || p == probation.Applying || p == probation.Warming {
+		writtenOff := a.w.machine.Instance(other.id).GetAssignment().GetRefused() != ""
+		if p := other.s.Phase; !writtenOff && (p == probation.Draining || p == probation.Applying || p == probation.Warming) {
 			out++
 		}
 	}

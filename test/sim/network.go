@@ -20,6 +20,7 @@ type seat struct {
 	why       string
 	sent      uint64 // fence of the directive sent last
 	sentAt    int64
+	owes      bool // a directive is due
 }
 
 // resendMs is the pause before a directive that is still due is sent again.
@@ -91,7 +92,7 @@ func (w *world) pushTo(a *agent) {
 		i.State = n.state
 	}
 	d := fsm.DirectiveFor(w.machine, i)
-	if d == nil || d.GetFence().GetIndex() == n.sent && w.now-n.sentAt < resendMs {
+	if n.owes = d != nil; d == nil || d.GetFence().GetIndex() == n.sent && w.now-n.sentAt < resendMs {
 		return
 	}
 	n.sent, n.sentAt = d.GetFence().GetIndex(), w.now

@@ -37,6 +37,11 @@ func (w *world) reportTurn() {
 			}})
 		}
 	}
+	for _, a := range w.agents {
+		if a.node.owes {
+			w.pushTo(a)
+		}
+	}
 	w.after(200, w.reportTurn)
 }
 

@@ -215,6 +215,13 @@ func (w *world) broke(invariant, format string, args ...any) {
 		n := w.history[k%historySize]
 		f.History = append(f.History, fmt.Sprintf("  %8.3f s  "+n.format, append([]any{float64(n.at-epoch0) / 1000}, n.args...)...))
 	}
+	for _, a := range w.agents {
+		i := w.machine.Instance(a.id)
+		asked := i.GetAssignment()
+		f.History = append(f.History, fmt.Sprintf("  %s: %s, epoch %d, last-known-good %d, failed %d, fence %d, drained %v; the log says: %s, reachable %v, serving %v, drain %v, %s %s epoch %d fence %d %s",
+			a.id, phase(a.s.Phase), a.s.Running().Epoch, a.s.LKG.Epoch, a.s.Failed.Epoch, a.s.Fence.Index, a.s.Drained, phase(i.GetState().GetPhase()),
+			i.GetReachable(), i.GetState().GetServing(), i.GetOperatorDrain(), asked.GetKind(), asked.GetRolloutId(), asked.GetEpoch(), asked.GetFenceIndex(), asked.GetRefused()))
+	}
 	w.failure = f
 }
 
