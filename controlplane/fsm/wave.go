@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/optiinfra/performance-agent/pkg/mutant"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
@@ -154,7 +155,7 @@ func (t *tx) nextBatch(r *commandv1.Rollout, cmd *commandv1.NextBatch) *Refusal 
 	if mutant.On(MutantI10) {
 		w.Offered = w.Offered[:len(w.Offered)-1]
 	}
-	t.note(r, "%s: offered to %v (%d of %d); %s", waveName(r, w), cmd.GetInstances(), len(w.GetOffered()), len(w.GetSelected()), cmd.GetHeadroom())
+	t.note(r, "%s: offered to %s (%d of %d); %s", waveName(r, w), t.names(cmd.GetInstances()), len(w.GetOffered()), len(w.GetSelected()), cmd.GetHeadroom())
 	t.follow(r)
 	return nil
 }
@@ -288,4 +289,17 @@ func (t *tx) serving(r *commandv1.Rollout) int {
 		}
 	}
 	return n
+}
+
+// names of instances, for people.
+func (t *tx) names(ids []string) string {
+	var names []string
+	for _, id := range ids {
+		name := id
+		if i, ok := t.instances.get(id); ok && i.GetName() != "" {
+			name = i.GetName()
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
 }
