@@ -28,8 +28,8 @@ var failures = []*engine.FailureSignature{
 	},
 	{
 		Kind:    engine.KVTooSmall,
-		Pattern: `Not enough memory\. Please try to (?:increase|raise) --mem-fraction-static(?:.*mem_fraction_static=([\d.]+))?`,
-		Words:   "the weights leave no memory for the KV cache: raise mem_fraction_static (now $1), or use more GPUs or a smaller model",
+		Pattern: `Not enough memory\. Please try to (?:increase|raise) --mem-fraction-static`,
+		Words:   "the weights leave no memory for the KV cache: raise mem_fraction_static, or use more GPUs or a smaller model",
 	},
 	{
 		Kind:    engine.OutOfMemory,
@@ -86,7 +86,7 @@ var failures = []*engine.FailureSignature{
 	},
 	{
 		Kind:    engine.ModelFault,
-		Pattern: `Unknown quantization method: (\S+)`,
+		Pattern: `Unknown quantization method: ([\w-]+)`,
 		Words:   "SGLang does not know the quantization $1: leave quantization unset or use one of its methods",
 	},
 	{
