@@ -211,6 +211,8 @@ func (m *move) done(ev Done) {
 	s.Watch.Gen++
 	s.Watch.Engine = ev.Engine
 	switch {
+	case s.Phase == Applying && m.replacedWhileChanged(ev.Engine):
+		m.revert("the engine process was replaced while it was being changed", true)
 	case s.Phase == Applying && ev.Err != "":
 		m.revert("could not be applied: "+ev.Err, true)
 	case s.Phase == Applying:
@@ -226,6 +228,17 @@ func (m *move) done(ev Done) {
 		m.unwell(ev.Err)
 		s.Watch.RetryAt = m.now.Boot + retryAfter
 	}
+}
+
+// replacedWhileChanged reports whether another process runs than the one that was to be changed. It
+// may have been given the change in place of that one, so that it must be changed back.
+func (m *move) replacedWhileChanged(e Engine) bool {
+	s := &m.s
+	if !s.Hot || e.sameProcess(s.HotProcess) {
+		return false
+	}
+	s.HotProcess, s.HotEpoch, m.dirty = e, unknownEpoch, true
+	return true
 }
 
 // unknownEpoch is what a process runs that was changed halfway.
@@ -333,6 +346,7 @@ func (m *move) boot(ev Boot) {
 	case s.Phase == Applying && mutant.On(MutantI4):
 		m.apply()
 	case s.Phase == Applying && s.Hot:
+		m.replacedWhileChanged(ev.Engine)
 		m.revert("the agent was restarted while it applied the configuration", true)
 	case s.Phase >= Accepted && s.Phase <= Applying && !s.Hot && s.runs(s.Current, ev.Engine):
 		s.Touched = true

@@ -110,6 +110,40 @@ func TestHotNeedsNoDrain(t *testing.T) {
 	}
 }
 
+// TestHotChangeOfAReplacedProcess: the launcher replaces the process while a change is on its way to
+// it. The new process may have got the change, so it is changed back.
+func TestHotChangeOfAReplacedProcess(t *testing.T) {
+	for name, end := range map[string]func(w *world){
+		"answered":    (*world).deliver,
+		"agent crash": (*world).crash,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			w.second()
+			w.feed(Directed{Now: w.now, Directive: offer(at(10), 10), Hot: true})
+			w.tick()
+			if w.s.Phase != Applying {
+				t.Fatalf("%v", w.s.Phase)
+			}
+			w.spawn(w.committed)
+			w.perform()
+			end(w)
+			changed := false
+			for _, a := range w.pending {
+				back, ok := a.(Apply)
+				changed = changed || ok && back.Restore && back.To.Epoch == 0
+			}
+			if w.s.Phase != Reverting || !changed {
+				t.Errorf("%v with %v", w.s.Phase, w.pending)
+			}
+			w.until(Idle)
+			if w.broken != nil {
+				t.Error(w.broken)
+			}
+		})
+	}
+}
+
 func TestDrain(t *testing.T) {
 	cases := []struct {
 		name  string
