@@ -111,13 +111,13 @@ func plain(raw json.RawMessage) string {
 	return ""
 }
 
-// effective adds what the engine says of itself to what the command line says, defaults left out.
-// The engine wins: it resolves, caps and may have been changed while running.
+// effective adds what the engine says of itself to what the command line says, defaults and knobs
+// that do nothing left out. The engine wins: it resolves, caps and may have been changed while running.
 func (i *serverInfo) effective(table *engine.Table, given engine.Settings) engine.Settings {
-	for _, k := range table.Knobs {
+	for _, k := range fitted(table, given).Knobs {
 		value, told := i.value(k)
 		have, set := given[k.GetName()]
-		if !told || set && sameValue(have, value) || !set && sameValue(k.GetDefaultValue(), value) {
+		if !told || !set && k.GetIgnoredBecause() != "" || set && sameValue(have, value) || !set && sameValue(k.GetDefaultValue(), value) {
 			continue
 		}
 		given[k.GetName()] = value

@@ -88,14 +88,16 @@ func (s *sight) ask(ctx context.Context, baseURL string) {
 	}
 }
 
-// effective adds what the engine says of itself to what the command line says, defaults left out.
-// Releases after 2.0 tell only their limits; the batch budgets cannot be read back.
+// effective adds what the engine says of itself to what the command line says, defaults and knobs
+// that do nothing left out. Releases after 2.0 tell only their limits; the batch budgets cannot be
+// read back.
 func (s *sight) effective(table *engine.Table, given engine.Settings) engine.Settings {
+	table = table.Ignore(switchedOff(table.Version, given))
 	_, oldName := given[inputLength]
 	for _, name := range slices.Sorted(maps.Keys(s.info)) {
 		k, value := table.Knob(name), plain(s.info[name])
 		_, set := given[name]
-		if k == nil || value == "" || set || value == k.GetDefaultValue() || name == inputTokens && oldName {
+		if k == nil || k.GetIgnoredBecause() != "" || value == "" || set || value == k.GetDefaultValue() || name == inputTokens && oldName {
 			continue
 		}
 		given[name] = value

@@ -14,8 +14,8 @@ var failures = []*engine.FailureSignature{
 	},
 	{
 		Kind:    engine.BadValue,
-		Pattern: `error: invalid value '([^']*)' for '(--[^ ']+)[^']*'(?:: (.*))?`,
-		Words:   "TGI refused the value $1 of $2: $3",
+		Pattern: `error: invalid value '([^']*)' for '(--[^ ']+)[^']*'(: .*)?`,
+		Words:   "TGI refused the value $1 of $2$3",
 	},
 	{
 		Kind:    engine.OutOfMemory,
