@@ -17,6 +17,7 @@ type checker struct {
 	states    map[string]commandv1.RolloutState
 	waves     map[string]int
 	aborted   map[string]uint64 // index of the entry that began mitigation, by rollout
+	given     map[uint64]string // aborted rollout by epoch
 	epochs    map[uint64]string // body by epoch
 	newest    map[string]uint64 // epoch by group
 	promoted  map[uint64]bool
@@ -27,7 +28,7 @@ type checker struct {
 func newChecker() checker {
 	return checker{
 		flavours: map[string]flavour{}, instances: map[string]*commandv1.Instance{}, states: map[string]commandv1.RolloutState{},
-		waves: map[string]int{}, aborted: map[string]uint64{}, epochs: map[uint64]string{}, newest: map[string]uint64{},
+		waves: map[string]int{}, aborted: map[string]uint64{}, given: map[uint64]string{}, epochs: map[uint64]string{}, newest: map[string]uint64{},
 		promoted: map[uint64]bool{0: true},
 	}
 }
@@ -35,14 +36,21 @@ func newChecker() checker {
 // checkEntry holds the records to the invariants after an entry, and returns the agents that it
 // gave something to do.
 func (w *world) checkEntry(index uint64, p *proposal, res fsm.Result) []*agent {
+	s, isStep := p.payload.(*commandv1.StepRollout)
+	if isStep {
+		w.checkGuardHeard(p, s)
+	}
 	if res.Refusal != nil {
 		return nil
 	}
-	now := w.machine.Instances("")
+	var now []*commandv1.Instance
 	var changed []*agent
-	for _, i := range now {
-		if i.GetModifyIndex() == index {
-			changed = append(changed, w.byID[i.GetId()])
+	for _, a := range w.agents {
+		if i := w.rec.instances[a.id]; i != nil {
+			now = append(now, i)
+			if i.GetModifyIndex() == index {
+				changed = append(changed, a)
+			}
 		}
 	}
 	w.checkCapacity(index, now)
@@ -51,21 +59,18 @@ func (w *world) checkEntry(index uint64, p *proposal, res fsm.Result) []*agent {
 	for _, g := range w.groups {
 		w.checkLock(g)
 	}
-	for _, r := range w.machine.Rollouts("") {
-		if r.GetModifyIndex() == index || !fsm.Ended(r.GetState()) {
+	for _, all := range [][]*commandv1.Rollout{w.rec.open, w.rec.ended} {
+		for _, r := range all {
 			w.checkEpoch(r)
 			w.checkAbort(index, r, now)
 			w.checkFailures(r, now)
 			w.count(r)
 		}
 	}
-	if s, ok := p.payload.(*commandv1.StepRollout); ok {
-		w.checkStepTaken(p, s)
+	if isStep && s.GetNextBatch() != nil && !s.GetNextBatch().GetHeadroomOk() {
+		w.broke("I2", "a batch of %s left rotation although nobody measured its headroom", s.GetRolloutId())
 	}
-	clear(w.check.instances)
-	for _, i := range now {
-		w.check.instances[i.GetId()] = i
-	}
+	w.check.instances = w.rec.instances
 	return changed
 }
 
@@ -165,7 +170,7 @@ func (w *world) checkOffers(index uint64, now []*commandv1.Instance) {
 		if open && pending(i) && i.GetState().GetFence().GetIndex() < was.GetAssignment().GetFenceIndex() {
 			w.broke("I10", "%s is offered epoch %d while the offer of epoch %d is open", i.GetId(), a.GetEpoch(), was.GetAssignment().GetEpoch())
 		}
-		if a.GetRolloutId() != "" && !slices.Contains(fsm.OfferedTo(w.machine.Rollout(a.GetRolloutId())), i.GetId()) {
+		if a.GetRolloutId() != "" && !slices.Contains(fsm.OfferedTo(w.rec.rollout(a.GetRolloutId())), i.GetId()) {
 			w.broke("I10", "%s is offered epoch %d and rollout %s does not know of it", i.GetId(), a.GetEpoch(), a.GetRolloutId())
 		}
 	}
@@ -174,7 +179,7 @@ func (w *world) checkOffers(index uint64, now []*commandv1.Instance) {
 // checkLock (I5): no two rollouts hold one group.
 func (w *world) checkLock(g *group) {
 	var holders []string
-	for _, r := range w.machine.OpenRollouts() {
+	for _, r := range w.rec.open {
 		if r.GetGroup() == g.name && r.GetEpoch() != 0 {
 			holders = append(holders, r.GetId())
 		}
@@ -209,9 +214,14 @@ func (w *world) checkEpoch(r *commandv1.Rollout) {
 	c.newest[r.GetGroup()], c.epochs[r.GetEpoch()] = r.GetEpoch(), r.GetBodyHash()
 }
 
+// checkPromoted (I6): the epoch of an aborted rollout is never promoted.
 func (w *world) checkPromoted() {
 	for _, g := range w.groups {
-		w.check.promoted[w.machine.Group(g.name).GetPromotedEpoch()] = true
+		epoch := w.rec.groups[g.name].GetPromotedEpoch()
+		if id, aborted := w.check.given[epoch]; aborted && epoch != 0 {
+			w.broke("I6", "epoch %d of the aborted rollout %s is promoted", epoch, id)
+		}
+		w.check.promoted[epoch] = true
 	}
 }
 
@@ -222,15 +232,12 @@ func (w *world) checkAbort(index uint64, r *commandv1.Rollout, now []*commandv1.
 	since, aborted := c.aborted[r.GetId()]
 	if !aborted {
 		if r.GetAborted() {
-			c.aborted[r.GetId()] = index
+			c.aborted[r.GetId()], c.given[r.GetEpoch()] = index, r.GetId()
 		}
 		return
 	}
 	if s := r.GetState(); !fsm.TakingBack(s) && s != commandv1.RolloutState_ROLLOUT_STATE_ROLLED_BACK {
 		w.broke("I6", "rollout %s was aborted by entry %d and is %s", r.GetId(), since, fsm.StateName(s))
-	}
-	if r.GetEpoch() != 0 && w.machine.Group(r.GetGroup()).GetPromotedEpoch() == r.GetEpoch() {
-		w.broke("I6", "epoch %d of the aborted rollout %s is promoted", r.GetEpoch(), r.GetId())
 	}
 	for _, i := range now {
 		a := i.GetAssignment()
@@ -264,13 +271,12 @@ func (w *world) checkFailures(r *commandv1.Rollout, now []*commandv1.Instance) {
 	}
 }
 
-// checkStepTaken holds steps that the machine accepted to what they must do.
-func (w *world) checkStepTaken(p *proposal, s *commandv1.StepRollout) {
-	r := w.machine.Rollout(s.GetRolloutId())
-	if s.GetNextBatch() != nil && !s.GetNextBatch().GetHeadroomOk() {
-		w.broke("I2", "a batch of %s left rotation although nobody measured its headroom", r.GetId())
+// checkGuardHeard (I15): after a guard of the present term no rollout goes on, whatever its state was.
+func (w *world) checkGuardHeard(p *proposal, s *commandv1.StepRollout) {
+	if s.GetGuardFailed() == nil || s.GetGuardFailed().GetTerm() != p.term {
+		return
 	}
-	if s.GetGuardFailed() != nil && !fsm.Ended(r.GetState()) && !fsm.TakingBack(r.GetState()) {
+	if r := w.rec.rollout(s.GetRolloutId()); r != nil && !fsm.Ended(r.GetState()) && !fsm.TakingBack(r.GetState()) {
 		w.broke("I15", "a guard fired and rollout %s is %s", r.GetId(), fsm.StateName(r.GetState()))
 	}
 }

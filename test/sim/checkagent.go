@@ -83,7 +83,7 @@ func (a *agent) checkExecuted(old probation.State, d *agentv1.Directive) {
 func (a *agent) checkDrains() {
 	out := 0
 	for _, other := range a.group.agents {
-		writtenOff := a.w.machine.Instance(other.id).GetAssignment().GetRefused() != ""
+		writtenOff := a.w.rec.instances[other.id].GetAssignment().GetRefused() != ""
 		if p := other.s.Phase; !writtenOff && (p == probation.Draining || p == probation.Applying || p == probation.Warming) {
 			out++
 		}

@@ -36,7 +36,7 @@ func stepName(s *commandv1.StepRollout) string {
 func (w *world) leaderTurn() {
 	pause := int64(2000)
 	if w.lead.up {
-		for _, r := range w.machine.OpenRollouts() {
+		for _, r := range w.rec.open {
 			pause = 500
 			if !w.lead.busy[r.GetId()] {
 				w.advance(r)
@@ -75,11 +75,11 @@ func (w *world) step(id string, s *commandv1.StepRollout, actor, requestID strin
 
 // renew extends the probation of replicas, as a leader does that has verified its leadership.
 func (w *world) renew() {
-	for _, r := range w.machine.OpenRollouts() {
+	for _, r := range w.rec.open {
 		if r.GetEpoch() == 0 || fsm.TakingBack(r.GetState()) {
 			continue
 		}
-		for _, i := range w.machine.Instances(r.GetGroup()) {
+		for _, i := range w.rec.members[r.GetGroup()] {
 			if rollout.OnProbation(r, i) && w.now-w.lead.renewed[i.GetId()] >= r.GetPolicy().GetLeaseEveryMs() {
 				w.lead.renewed[i.GetId()] = w.now
 				w.lease(w.byID[i.GetId()], i, r)

@@ -80,6 +80,7 @@ func (w *world) apply(p *proposal) {
 		return
 	}
 	w.narrate(index, p, result)
+	w.read()
 	changed := w.checkEntry(index, p, result)
 	if p.answer != nil {
 		p.answer(result, true)

@@ -84,11 +84,12 @@ func (w *world) heard(a *agent, session int, st *agentv1.StateReport) {
 // pushTo sends an attached agent the directive that is due, unless it was sent a moment ago.
 func (w *world) pushTo(a *agent) {
 	n := &a.node
-	i := w.machine.Instance(a.id)
+	i := w.rec.instances[a.id]
 	if !n.attached || i == nil {
 		return
 	}
 	if n.state.GetSequence() > i.GetState().GetSequence() {
+		i = proto.CloneOf(i)
 		i.State = n.state
 	}
 	d := fsm.DirectiveFor(w.machine, i)
@@ -126,10 +127,9 @@ func (w *world) lease(a *agent, i *commandv1.Instance, r *commandv1.Rollout) {
 	if !a.node.attached {
 		return
 	}
-	c := w.machine.Cluster()
 	w.send(a, &agentv1.Directive{
-		InstanceId: a.id, Group: i.GetGroup(), ClusterId: c.ID,
-		Fence: &agentv1.Fence{Incarnation: c.Incarnation, Index: i.GetAssignment().GetFenceIndex()},
+		InstanceId: a.id, Group: i.GetGroup(), ClusterId: clusterID,
+		Fence: &agentv1.Fence{Incarnation: 1, Index: i.GetAssignment().GetFenceIndex()},
 		Action: &agentv1.Directive_Lease{Lease: &agentv1.Lease{
 			Epoch: r.GetEpoch(), Extend: durationpb.New(duration(r.GetPolicy().GetProbationMs())),
 		}},

@@ -16,8 +16,8 @@ func (w *world) observe(r *commandv1.Rollout) rollout.Observation {
 	g := w.group(r.GetGroup())
 	now := w.now + w.lead.skew
 	o := rollout.Observation{
-		Now: time.UnixMilli(now), Term: w.lead.term, Incarnation: w.machine.Cluster().Incarnation,
-		Members: w.machine.Instances(r.GetGroup()), LockHolder: w.machine.Group(r.GetGroup()).GetLockHolder(), First: w.first(r),
+		Now: time.UnixMilli(now), Term: w.lead.term, Incarnation: 1,
+		Members: w.rec.members[r.GetGroup()], LockHolder: w.rec.groups[r.GetGroup()].GetLockHolder(), First: w.rec.first(r),
 	}
 	if r.GetEpoch() == 0 || fsm.TakingBack(r.GetState()) {
 		return o
@@ -38,15 +38,6 @@ func (w *world) group(name string) *group {
 		}
 	}
 	return nil
-}
-
-func (w *world) first(r *commandv1.Rollout) bool {
-	for _, other := range w.machine.OpenRollouts() {
-		if other.GetGroup() == r.GetGroup() && other.GetEpoch() == 0 && other.GetCreatedMs() < r.GetCreatedMs() {
-			return false
-		}
-	}
-	return true
 }
 
 func (w *world) headroom(g *group) rollout.Headroom {

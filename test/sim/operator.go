@@ -44,7 +44,7 @@ func (w *world) create() {
 
 // incomplete is a rollback that a new rollout may take over, empty when there is none.
 func (w *world) incomplete(g *group) string {
-	if r := w.machine.ActiveRollout(g.name); r.GetState() == commandv1.RolloutState_ROLLOUT_STATE_ROLLBACK_INCOMPLETE {
+	if r := w.rec.holder(g.name); r.GetState() == commandv1.RolloutState_ROLLOUT_STATE_ROLLBACK_INCOMPLETE {
 		return r.GetId()
 	}
 	return ""
@@ -83,7 +83,7 @@ func (w *world) operate() {
 		w.after(w.between(1000, 20_000), func() { w.drain(a, false) })
 		return
 	}
-	open := w.machine.OpenRollouts()
+	open := w.rec.open
 	if len(open) == 0 {
 		w.create()
 		return
@@ -91,7 +91,7 @@ func (w *world) operate() {
 	r := open[w.rng.IntN(len(open))]
 	switch w.rng.IntN(8) {
 	case 0:
-		w.abort(r)
+		w.abort(r.GetId())
 	case 1:
 		w.step(r.GetId(), &commandv1.StepRollout{Step: &commandv1.StepRollout_Promote{Promote: &commandv1.Promote{Reason: "enough"}}}, "operator", "")
 	case 2, 3, 4:
@@ -110,9 +110,9 @@ func (w *world) drain(a *agent, drained bool) {
 	w.propose(commandv1.CommandType_COMMAND_TYPE_SET_OPERATOR_DRAIN, &commandv1.SetOperatorDrain{InstanceId: a.id, Drained: drained, Reason: "maintenance"}, proposal{actor: "operator"})
 }
 
-func (w *world) abort(r *commandv1.Rollout) {
-	w.say("operator aborts %s", r.GetId())
-	w.step(r.GetId(), &commandv1.StepRollout{Step: &commandv1.StepRollout_Abort{Abort: &commandv1.Abort{Reason: "changed my mind"}}}, "operator", "")
+func (w *world) abort(id string) {
+	w.say("operator aborts %s", id)
+	w.step(id, &commandv1.StepRollout{Step: &commandv1.StepRollout_Abort{Abort: &commandv1.Abort{Reason: "changed my mind"}}}, "operator", "")
 }
 
 // race aborts a rollout while the leader's decision on it is on its way, so that either may come
@@ -121,7 +121,7 @@ func (w *world) race() {
 	for _, p := range w.log.inflight {
 		s, ok := p.payload.(*commandv1.StepRollout)
 		if ok && (s.GetVerdict() != nil || s.GetNextBatch() != nil || w.rng.IntN(20) == 0) {
-			w.abort(w.machine.Rollout(s.GetRolloutId()))
+			w.abort(s.GetRolloutId())
 			return
 		}
 	}
@@ -135,7 +135,7 @@ func (w *world) race() {
 // stray proposes a step that the rollout's state may not allow: decided on long ago, by a leader
 // that measured carelessly, or by a client that calls the interface as it likes.
 func (w *world) stray() {
-	open := w.machine.OpenRollouts()
+	open := w.rec.open
 	if len(open) == 0 {
 		return
 	}
@@ -165,12 +165,12 @@ const strayHeadroom = "measured before"
 
 // resume lets everything that people paused or drained go on, again and again.
 func (w *world) resume() {
-	for _, i := range w.machine.Instances("") {
-		if i.GetOperatorDrain() {
+	for _, a := range w.agents {
+		if i := w.rec.instances[a.id]; i.GetOperatorDrain() {
 			w.propose(commandv1.CommandType_COMMAND_TYPE_SET_OPERATOR_DRAIN, &commandv1.SetOperatorDrain{InstanceId: i.GetId()}, proposal{actor: "operator"})
 		}
 	}
-	for _, r := range w.machine.OpenRollouts() {
+	for _, r := range w.rec.open {
 		if r.GetState() == commandv1.RolloutState_ROLLOUT_STATE_PAUSED {
 			w.step(r.GetId(), &commandv1.StepRollout{Step: &commandv1.StepRollout_Resume{Resume: &commandv1.Resume{}}}, "operator", "")
 		}

@@ -47,7 +47,7 @@ func (w *world) reportTurn() {
 
 // transition is what the log does not say about an agent's instance; nil when it says it all.
 func (w *world) transition(a *agent) *commandv1.AgentTransition {
-	i, n := w.machine.Instance(a.id), &a.node
+	i, n := w.rec.instances[a.id], &a.node
 	tr := &commandv1.AgentTransition{InstanceId: a.id, AgentId: a.name}
 	if !n.attached {
 		if !i.GetReachable() {

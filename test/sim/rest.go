@@ -31,7 +31,7 @@ func (w *world) finished() bool {
 
 // unrest says what has not come to its end, empty when all has.
 func (w *world) unrest() string {
-	for _, r := range w.machine.OpenRollouts() {
+	for _, r := range w.rec.open {
 		return r.GetId() + " is " + fsm.StateName(r.GetState())
 	}
 	for _, a := range w.agents {
@@ -45,8 +45,8 @@ func (w *world) unrest() string {
 // unrest of an agent: it rests idle on the promoted epoch of its group, in rotation unless drained.
 // One that took that epoch or a newer one back, or refused it, rests on an older one.
 func (a *agent) unrest() string {
-	promoted := a.w.machine.Group(a.group.name).GetPromotedEpoch()
-	i := a.w.machine.Instance(a.id)
+	promoted := a.w.rec.groups[a.group.name].GetPromotedEpoch()
+	i := a.w.rec.instances[a.id]
 	serving, why := a.s.Serving()
 	refused := i.GetAssignment().GetRefused() != "" && i.GetAssignment().GetEpoch() == promoted
 	switch {

@@ -58,6 +58,18 @@ func TestInvariantsHold(t *testing.T) {
 	}
 }
 
+// TestSameSeedSameRun: without it, a seed would not bring a failure back.
+func TestSameSeedSameRun(t *testing.T) {
+	for seed := range uint64(20) {
+		a, b := newWorld(seed), newWorld(seed)
+		a.run()
+		b.run()
+		if a.machine.Hash() != b.machine.Hash() || a.now != b.now || a.stats != b.stats {
+			t.Fatalf("seed %d: two runs differ: %+v, %+v", seed, a.stats, b.stats)
+		}
+	}
+}
+
 func (s *Stats) add(o Stats) {
 	s.Entries += o.Entries
 	s.Terms += o.Terms

@@ -49,6 +49,7 @@ type world struct {
 	fault  float64
 
 	machine *fsm.Machine
+	rec     records // of the machine, after the last entry
 	log     replicated
 	lead    *leader
 	groups  []*group
@@ -84,6 +85,11 @@ type note struct {
 // Run carries out one run and returns the first broken invariant, nil when none broke.
 func Run(seed uint64) (Stats, *Failure) {
 	w := newWorld(seed)
+	w.run()
+	return w.stats, w.failure
+}
+
+func (w *world) run() {
 	for w.failure == nil && len(w.queue) > 0 && !w.finished() {
 		e := w.pop()
 		w.now = e.at
@@ -92,7 +98,6 @@ func Run(seed uint64) (Stats, *Failure) {
 	if w.failure == nil {
 		w.checkEnd()
 	}
-	return w.stats, w.failure
 }
 
 func newWorld(seed uint64) *world {
@@ -216,7 +221,7 @@ func (w *world) broke(invariant, format string, args ...any) {
 		f.History = append(f.History, fmt.Sprintf("  %8.3f s  "+n.format, append([]any{float64(n.at-epoch0) / 1000}, n.args...)...))
 	}
 	for _, a := range w.agents {
-		i := w.machine.Instance(a.id)
+		i := w.rec.instances[a.id]
 		asked := i.GetAssignment()
 		f.History = append(f.History, fmt.Sprintf("  %s: %s, epoch %d, last-known-good %d, failed %d, fence %d, drained %v; the log says: %s, reachable %v, serving %v, drain %v, %s %s epoch %d fence %d %s",
 			a.id, phase(a.s.Phase), a.s.Running().Epoch, a.s.LKG.Epoch, a.s.Failed.Epoch, a.s.Fence.Index, a.s.Drained, phase(i.GetState().GetPhase()),
