@@ -36,11 +36,13 @@ func (adapter) Command(_ context.Context, t *engine.Target, s engine.Settings) (
 		return nil, fmt.Errorf("settings refused: %s", problems[0].GetMessage())
 	}
 	if len(t.GetArgv()) == 0 || shellString(t.GetArgv()) {
-		return nil, fmt.Errorf("%w: give text-generation-launcher's own arguments, not a shell string: %q", engine.ErrNoCommand, t.GetArgv())
+		// The words of a shell string are not repeated: they may hold --api-key.
+		return nil, fmt.Errorf("%w: give text-generation-launcher's own arguments, not a shell string: %q", engine.ErrNoCommand, t.GetArgv()[:min(1, len(t.GetArgv()))])
 	}
 	table := tableFor(t)
 	line := table.Build(t.GetArgv(), t.GetEnv(), s)
 	line.Warnings = append(line.Warnings, idleWarnings(table, line.Effective)...)
+	line.Warnings = append(line.Warnings, lengthWarnings(table, t, line.Effective)...)
 	return line, nil
 }
 

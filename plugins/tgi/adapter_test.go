@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -159,6 +161,7 @@ func TestCommand(t *testing.T) {
 		{
 			name: "environment only", argv: "text-generation-launcher --port 80", settings: engine.Settings{"prefill_chunking": "false", "attention": "flashdecoding"},
 			want: "text-generation-launcher --port 80", wantEnv: map[string]string{"PREFILL_CHUNKING": "0", "ATTENTION": "flashdecoding"},
+			warning: "refuses prompts above max_batch_prefill_tokens",
 		},
 		{
 			name: "short form", argv: "text-generation-launcher -g 30", settings: engine.Settings{"graceful_termination_timeout": "60"},
@@ -172,6 +175,18 @@ func TestCommand(t *testing.T) {
 			name: "under a wrapper", argv: "perf-agent sim-engine --dialect tgi --sim-seed 3 -- text-generation-launcher --model-id m --port 1",
 			settings: engine.Settings{"cuda_memory_fraction": "0.9"},
 			want:     "perf-agent sim-engine --dialect tgi --sim-seed 3 -- text-generation-launcher --model-id m --port 1 --cuda-memory-fraction 0.9",
+		},
+		{
+			name: "prompts cut by speculation", argv: "text-generation-launcher", settings: engine.Settings{"speculate": "2"},
+			want: "text-generation-launcher --speculate 2", warning: "refuses prompts above max_batch_prefill_tokens",
+		},
+		{
+			name: "prompts as the operator limits them", argv: "text-generation-launcher --max-input-tokens 1000", settings: engine.Settings{"speculate": "2"},
+			want: "text-generation-launcher --max-input-tokens 1000 --speculate 2",
+		},
+		{
+			name: "never in chunks", argv: "text-generation-launcher", env: unchunked, settings: engine.Settings{"max_concurrent_requests": "8"},
+			want: "text-generation-launcher --max-concurrent-requests 8",
 		},
 		{
 			name: "the operator's idle flag", argv: "text-generation-launcher --max-batch-size 2",
@@ -207,6 +222,34 @@ func TestCommandRefusesShellStrings(t *testing.T) {
 	}
 }
 
+// TestKeyStaysHidden: what a person reads never shows the API key of a command line.
+func TestKeyStaysHidden(t *testing.T) {
+	const key = "hunter-two"
+	a := enginetest.Wire(t, adapter{})
+	var said []any
+	for _, argv := range [][]string{
+		{"text-generation-launcher", "--api-key", key, "--max-batch-size", "2"},
+		{"text-generation-launcher", "--api-key=" + key},
+		{"sh", "-c", "text-generation-launcher --api-key " + key},
+	} {
+		target := &engine.Target{Argv: argv, Version: "3.3.7"}
+		d, err := a.Describe(t.Context(), target)
+		said = append(said, d, err)
+		for _, s := range []engine.Settings{{"max_concurrent_requests": "8"}, {"max_concurrent_requests": "0", "api_key": "x"}} {
+			problems, err := a.Validate(t.Context(), target, s)
+			said = append(said, problems, err)
+			line, err := a.Command(t.Context(), target, s)
+			if line != nil {
+				said = append(said, line.Effective, line.Warnings)
+			}
+			said = append(said, err)
+		}
+	}
+	if got := fmt.Sprint(said...); strings.Contains(got, key) || !strings.Contains(got, "cannot be changed") {
+		t.Errorf("the key is shown, or nothing was said: %s", got)
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	a := enginetest.Wire(t, adapter{})
 	for _, c := range []struct {
@@ -230,7 +273,11 @@ func TestWarnings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := strings.Join(d.GetWarnings(), "; ")
+			rest := slices.DeleteFunc(slices.Clone(d.GetWarnings()), func(w string) bool { return w == maintenance })
+			if len(rest) != len(d.GetWarnings())-1 {
+				t.Errorf("the end of TGI is not told once: %q", d.GetWarnings())
+			}
+			got := strings.Join(rest, "; ")
 			if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 				t.Errorf("warnings %q, want one with %q", got, c.want)
 			}

@@ -16,7 +16,8 @@ import (
 
 const (
 	// restartEstimate is a small model whose weights are already there; large ones take minutes.
-	restartEstimate = 60 * time.Second
+	// TGI has no compile cache to warm.
+	restartEstimate = 30 * time.Second
 	// healthTimeout: the probe asks the shards, which answer between two steps; a large prefill takes seconds.
 	healthTimeout = 10 * time.Second
 	// defaultGrace covers the router's own limit of 90 s and the shards after it.

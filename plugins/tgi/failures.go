@@ -20,7 +20,7 @@ var failures = []*engine.FailureSignature{
 	{
 		Kind:    engine.OutOfMemory,
 		Pattern: `Not enough memory to handle (\d+) prefill tokens`,
-		Words:   "warm-up ran out of memory with $1 prefill tokens: lower max_batch_prefill_tokens, or raise num_shard",
+		Words:   "warm-up ran out of memory with $1 prefill tokens: lower max_batch_prefill_tokens, or raise cuda_memory_fraction or num_shard",
 	},
 	{
 		Kind:    engine.BadValue,
@@ -121,6 +121,8 @@ var progress = []*engine.ProgressPattern{
 	{Pattern: `Warming up model`, Words: "warming up"},
 	{Pattern: `KV-cache blocks: (\d+), size: (\d+)`, Words: "the KV cache has $1 blocks of $2 tokens"},
 	{Pattern: `Setting max batch total tokens to (\d+)`, Words: "the KV cache holds $1 tokens"},
+	{Pattern: `Maximum input tokens defaulted to (\d+)`, Words: "prompts may have $1 tokens"},
+	{Pattern: `Maximum total tokens defaulted to (\d+)`, Words: "requests may have $1 tokens"},
 	{Pattern: `Using prefill chunking = (\w+)`, Words: "chunked prefill: $1"},
 	{Pattern: `Connected\s*$`, Words: "serving"},
 	{Pattern: `Terminating webserver`, Words: "stopping: the port is closed, running requests finish"},

@@ -8,9 +8,15 @@ import (
 	"github.com/optiinfra/performance-agent/pkg/engine"
 )
 
+const maintenance = "TGI is in maintenance mode since December 2025 and " + newestKnown + " is its last release: " +
+	"its authors point to vLLM, SGLang or llama.cpp for new deployments"
+
 // warnings tells a person what this adapter cannot see or vouch for, and what it costs.
 func warnings(t *engine.Target, table *engine.Table, s *sight) []string {
 	w := versionWarnings(s, table)
+	if s.source != "" {
+		w = append(w, maintenance)
+	}
 	gone := table.GoneFlags(t.GetArgv())
 	for _, flag := range slices.Sorted(maps.Keys(gone)) {
 		w = append(w, fmt.Sprintf("%s %s: the engine will refuse to start with it", flag, gone[flag]))
@@ -47,4 +53,15 @@ func idleWarnings(table *engine.Table, given engine.Settings) []string {
 		}
 	}
 	return w
+}
+
+// lengthWarnings tells when settings take chunked prefill away: a prompt must then fit into one
+// prefill, and where nobody has set the longest prompt, TGI cuts its limit down to that in silence.
+func lengthWarnings(table *engine.Table, t *engine.Target, effective engine.Settings) []string {
+	before := table.Parse(t.GetArgv(), t.GetEnv())
+	limited := effective[inputTokens] != "" || effective[inputLength] != ""
+	if limited || !chunked(table.Version, before) || chunked(table.Version, effective) {
+		return nil
+	}
+	return []string{"without chunked prefill TGI refuses prompts above max_batch_prefill_tokens: set it above the longest prompt"}
 }
