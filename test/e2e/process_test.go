@@ -178,17 +178,30 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-// freePorts finds n ports on loopback, all different.
+// nextPort is where the search for free ports goes on: below the range from which the kernel takes
+// ports for outgoing connections, and never back, so that no two tests get one port.
+var nextPort = struct {
+	sync.Mutex
+	n int
+}{n: 10_000 + os.Getpid()%100*200}
+
+// freePorts finds n ports on loopback that nobody listens on.
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
+	nextPort.Lock()
+	defer nextPort.Unlock()
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for len(ports) < n {
+		nextPort.n++
+		if nextPort.n > 32_000 {
+			t.Fatal("no free port between 10000 and 32000")
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", nextPort.n))
+		if err != nil {
+			continue
+		}
+		_ = l.Close() // nothing was accepted
+		ports = append(ports, nextPort.n)
 	}
 	return ports
 }

@@ -37,6 +37,21 @@ func (w *world) send(rate float64, replicas ...*replica) *traffic {
 	return tr
 }
 
+// goesOn waits until n requests that were sent from now on are answered.
+func (tr *traffic) goesOn(n int) {
+	tr.w.t.Helper()
+	now := time.Now()
+	eventually(tr.w.t, "traffic goes on", 30*time.Second, func() (bool, string) {
+		fresh := 0
+		for _, r := range tr.records() {
+			if r.Sent.After(now) && r.Failed == "" {
+				fresh++
+			}
+		}
+		return fresh >= n, fmt.Sprintf("%d of %d requests", fresh, n)
+	})
+}
+
 // end waits for open requests and returns all.
 func (tr *traffic) end() []loadtest.Record {
 	tr.w.t.Helper()
