@@ -33,10 +33,19 @@ func DirectiveFor(v View, i *commandv1.Instance) *agentv1.Directive {
 		return act(v, i.GetAssignment(), d)
 	case drained:
 		d.Fence = &agentv1.Fence{Incarnation: c.Incarnation, Index: i.GetOperatorDrainIndex()}
-		d.Action = &agentv1.Directive_Drain{Drain: &agentv1.Drain{Drained: i.GetOperatorDrain(), Reason: "operator"}}
+		d.Action = &agentv1.Directive_Drain{Drain: operatorDrain(i)}
 		return d
 	}
 	return nil
+}
+
+// operatorDrain is what an operator asked for. Lifting a drain does not lift that of a mitigation: it
+// would put the replica back into rotation on an epoch that is being taken back.
+func operatorDrain(i *commandv1.Instance) *agentv1.Drain {
+	if a := i.GetAssignment(); a.GetKind() == commandv1.AssignmentKind_ASSIGNMENT_KIND_MITIGATE && !i.GetOperatorDrain() {
+		return &agentv1.Drain{Drained: true, Reason: a.GetReason()}
+	}
+	return &agentv1.Drain{Drained: i.GetOperatorDrain(), Reason: "operator"}
 }
 
 // act puts the assignment's action into the directive; nil when the assignment asks for nothing or

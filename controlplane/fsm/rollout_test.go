@@ -2,6 +2,7 @@ package fsm_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -327,6 +328,30 @@ func TestOperatorDrain(t *testing.T) {
 	}
 	if d := fsm.DirectiveFor(w.Machine, w.Machine.Instance(a.ID)); d != nil {
 		t.Errorf("something is outstanding: %v", d)
+	}
+}
+
+// TestOperatorDoesNotLiftMitigation: a replica that an operator drained and put back while it was
+// being mitigated stays out of rotation until it was reverted.
+func TestOperatorDoesNotLiftMitigation(t *testing.T) {
+	w := fsmtest.New(2)
+	started(t, w, "r-1", "16")
+	observed(t, w, "r-1")
+	do(t, w, "r-1", abort())
+	id := fsm.OfferedTo(w.Machine.Rollout("r-1"))[0]
+	a := w.Agents[slices.IndexFunc(w.Agents, func(a *fsmtest.Agent) bool { return a.ID == id })]
+	for _, on := range []bool{true, false} {
+		w.Do(commandv1.CommandType_COMMAND_TYPE_SET_OPERATOR_DRAIN, &commandv1.SetOperatorDrain{InstanceId: id, Drained: on})
+	}
+	w.DeliverTo(a)
+	w.DeliverTo(a)
+	if d := fsm.DirectiveFor(w.Machine, w.Machine.Instance(id)); d != nil || a.State.GetServing() {
+		t.Errorf("in rotation: %v; outstanding: %v", a.State.GetServing(), d)
+	}
+	do(t, w, "r-1", drained())
+	w.Settle()
+	if !a.State.GetServing() || a.State.GetRunningEpoch() != a.State.GetLkgEpoch() {
+		t.Errorf("after the revert: %v", a.State)
 	}
 }
 
