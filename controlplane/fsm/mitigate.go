@@ -28,6 +28,7 @@ func (t *tx) mitigate(r *commandv1.Rollout, h harm) {
 	r.HarmMs = min(cmp.Or(h.since, t.now), t.now)
 	if len(OfferedTo(r)) == 0 {
 		t.end(r, rolledBack, "rollout %s ended before any replica was changed: %s", r.GetId(), r.GetEndReason())
+		t.settle(r.GetGroup())
 		return
 	}
 	if h.blamed {

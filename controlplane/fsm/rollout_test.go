@@ -307,6 +307,20 @@ func TestStragglerCatchesUp(t *testing.T) {
 	}
 }
 
+// TestStragglersFollowAnEarlyEnd: a replica that joined while a rollout held the group is offered the
+// promoted epoch when that rollout ends, also when it had changed nothing yet.
+func TestStragglersFollowAnEarlyEnd(t *testing.T) {
+	w := fsmtest.New(4)
+	promote(t, w, "r-1", "16")
+	started(t, w, "r-2", "32")
+	late := w.Join("late")
+	do(t, w, "r-2", abort())
+	d := fsm.DirectiveFor(w.Machine, w.Machine.Instance(late.ID))
+	if want := w.Machine.Group(fsmtest.Group).GetPromotedEpoch(); d.GetOffer().GetEpoch() != want {
+		t.Errorf("directive %v, want an offer of epoch %d", d, want)
+	}
+}
+
 func TestOperatorDrain(t *testing.T) {
 	w := fsmtest.New(4)
 	a := w.Agents[0]

@@ -18,7 +18,7 @@ func (w *world) scheduleOperator() {
 	}
 	w.every(15_000, func() { w.operate() })
 	w.every(w.rare(6_000), w.stray)
-	w.every(w.rare(5_000), w.race)
+	w.every(w.rare(10_000), w.race)
 }
 
 // create asks for a rollout, and asks again under the same request id until it has an answer.
