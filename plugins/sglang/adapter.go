@@ -51,7 +51,8 @@ func (adapter) Command(_ context.Context, t *engine.Target, s engine.Settings) (
 		return nil, fmt.Errorf("settings refused: %s", problems[0].GetMessage())
 	}
 	if len(t.GetArgv()) == 0 || shellString(t.GetArgv()) {
-		return nil, fmt.Errorf("%w: give sglang's own arguments, not a shell string: %q", engine.ErrNoCommand, t.GetArgv())
+		// The arguments may hold an API key: they are not repeated.
+		return nil, fmt.Errorf("%w: give sglang's own arguments, not a shell string", engine.ErrNoCommand)
 	}
 	line := tableFor(t).Build(t.GetArgv(), t.GetEnv(), s)
 	if !hasFlag(line.Argv, metricsFlag) {

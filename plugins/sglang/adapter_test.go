@@ -212,9 +212,9 @@ func TestCommand(t *testing.T) {
 
 func TestCommandRefusesShellStrings(t *testing.T) {
 	a := enginetest.Wire(t, adapter{})
-	for _, argv := range [][]string{nil, {"/bin/bash", "-c", "sglang serve"}, {"sh", "-ec", "exec python -m sglang.launch_server"}} {
+	for _, argv := range [][]string{nil, {"/bin/bash", "-c", "sglang serve"}, {"sh", "-ec", "exec python -m sglang.launch_server --api-key " + secrets[0]}} {
 		_, err := a.Command(t.Context(), &engine.Target{Argv: argv, Version: "0.5.23"}, engine.Settings{"max_running_requests": "8"})
-		if err == nil || !strings.Contains(err.Error(), "cannot be changed") {
+		if err == nil || !strings.Contains(err.Error(), "cannot be changed") || strings.Contains(err.Error(), secrets[0]) {
 			t.Errorf("%q: %v", argv, err)
 		}
 	}

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// restartEstimate is a small model with graphs to capture; large weights take minutes.
-	restartEstimate = 60 * time.Second
+	// restartEstimate is a small model, measured from start to the first healthy answer; large
+	// weights and many graphs take minutes.
+	restartEstimate = 30 * time.Second
 	// healthTimeout: /health runs a generation, for which the server itself allows 20 s.
 	healthTimeout = 25 * time.Second
 	// defaultGrace is for what still runs, plus the drain's five-second looks and the 15 s that the

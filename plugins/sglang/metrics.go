@@ -46,7 +46,7 @@ func signalsFor(v engine.Version, argv []string) []*engine.Signal {
 		scheduler(histogram("queue_seconds", "sglang:queue_time_seconds")), // ≥ 0.5.3
 		alone(histogram("queue_seconds", "sglang:queue_time_s")),           // 0.5.2
 		scheduler(match(histogram("prefill_seconds", "sglang:per_stage_req_latency_seconds"), "stage", "prefill_forward")),
-		scheduler(match(atEnd(histogram("decode_seconds", "sglang:per_stage_req_latency_seconds")), "stage", "decode_loop")),
+		// No decode_seconds: the stage decode_loop is one step of a request, not its whole decode.
 	)
 }
 
