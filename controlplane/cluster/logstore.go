@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -34,7 +35,8 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 
 func (s *logStore) complain(err error) {
 	advice := "check the disk of the data folder"
-	if errors.Is(err, syscall.ENOSPC) {
+	// Raft's cache keeps the words of the error below it and drops the error.
+	if errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
 		advice = "the disk of the data folder is full: free some space"
 	}
 	s.logger.Error("the log cannot be written; this server does not lead until it can", "advice", advice, "error", err)
