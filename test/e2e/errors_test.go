@@ -283,7 +283,7 @@ func TestTwoAgentsOneIdentity(t *testing.T) {
 	first := w.serve("chat", 1)[0]
 	t.Run("one folder", func(t *testing.T) {
 		ports := freePorts(t, 1)
-		c := w.start("second", agentProgram, nil, agentArgs(w.agentData(first), fmt.Sprintf("127.0.0.1:%d", ports[0]))...)
+		c := w.start("second", agentProgram, nil, agentArgs(first.data, fmt.Sprintf("127.0.0.1:%d", ports[0]))...)
 		if code := c.wait(t, 10*time.Second); code != 1 {
 			t.Errorf("exit code %d, want 1", code)
 		}

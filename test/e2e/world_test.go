@@ -52,6 +52,7 @@ const alone = "    allow_outage: true\n"
 type world struct {
 	*processes
 	dir      string
+	data     string // folder of the servers' data folders
 	nodes    []*node
 	replicas []*replica
 }
@@ -69,6 +70,7 @@ type replica struct {
 	port, agentPort      int
 	argv                 []string // the engine's command line
 	sim                  []string // further options of the simulation
+	data                 string   // the sidecar's data folder
 	launcher, agent      *process
 	socket               *launch.Client
 }
@@ -80,7 +82,13 @@ func (r *replica) engineURL() string { return fmt.Sprintf("http://127.0.0.1:%d",
 func newWorld(t *testing.T, n int, policies map[string]string) *world {
 	t.Helper()
 	dir := tempDir(t)
-	w := &world{processes: newProcesses(t, dir), dir: dir}
+	return newWorldIn(t, dir, filepath.Join(dir, "data"), n, policies)
+}
+
+// newWorldIn is newWorld with the servers' data in a folder of its own.
+func newWorldIn(t *testing.T, dir, data string, n int, policies map[string]string) *world {
+	t.Helper()
+	w := &world{processes: newProcesses(t, dir), dir: dir, data: data}
 	ports := freePorts(t, 3*n)
 	for i := range n {
 		w.nodes = append(w.nodes, &node{id: fmt.Sprintf("cp%d", i+1), rest: ports[3*i], raft: ports[3*i+1], agents: ports[3*i+2]})
@@ -98,7 +106,7 @@ func newWorld(t *testing.T, n int, policies map[string]string) *world {
 
 func (w *world) nodeConfig(n *node) string {
 	c := fmt.Sprintf("node_id: %s\ndata_dir: %s\nlisten: 127.0.0.1:%d\nraft: 127.0.0.1:%d\nagents: 127.0.0.1:%d\nheartbeat: 500ms\npeers:\n",
-		n.id, filepath.Join(w.dir, "data", n.id), n.rest, n.raft, n.agents)
+		n.id, filepath.Join(w.data, n.id), n.rest, n.raft, n.agents)
 	for _, o := range w.nodes {
 		c += fmt.Sprintf("  - {id: %s, raft: \"127.0.0.1:%d\", http: \"127.0.0.1:%d\", agents: \"127.0.0.1:%d\"}\n", o.id, o.raft, o.rest, o.agents)
 	}
@@ -130,6 +138,7 @@ func (w *world) add(name, group string) *replica {
 		name: name, group: group, dialect: "vllm", port: ports[0], agentPort: ports[1],
 		argv: []string{"vllm", "serve", "llama-3.1-8b", "--host", "127.0.0.1", "--port", strconv.Itoa(ports[0]), "--max-num-seqs", baseSeqs, "--shutdown-timeout", "5"},
 	}
+	r.data = filepath.Join(w.dir, "data", "agent-"+name)
 	r.socket = launch.Dial(filepath.Join(w.dir, name+".sock"))
 	w.t.Cleanup(r.socket.Close)
 	w.replicas = append(w.replicas, r)
@@ -164,7 +173,7 @@ func (w *world) startLauncher(r *replica) {
 // come in env.
 func (w *world) startAgent(r *replica, prog string, env ...string) {
 	w.t.Helper()
-	c := fmt.Sprintf("agent_id: %s\ndata_dir: %s\nlisten: 127.0.0.1:%d\ncontrol_plane:\n", r.name, w.agentData(r), r.agentPort)
+	c := fmt.Sprintf("agent_id: %s\ndata_dir: %s\nlisten: 127.0.0.1:%d\ncontrol_plane:\n", r.name, r.data, r.agentPort)
 	for _, n := range w.nodes {
 		c += fmt.Sprintf("  - 127.0.0.1:%d\n", n.agents)
 	}
@@ -173,8 +182,6 @@ func (w *world) startAgent(r *replica, prog string, env ...string) {
 	w.write("agent-"+r.name+".yaml", c)
 	r.agent = w.start("agent-"+r.name, prog, env, "run", "--config", filepath.Join(w.dir, "agent-"+r.name+".yaml"))
 }
-
-func (w *world) agentData(r *replica) string { return filepath.Join(w.dir, "data", "agent-"+r.name) }
 
 // waitServing waits until the control plane and the sidecars agree that replicas are in rotation.
 func (w *world) waitServing(replicas ...*replica) {
