@@ -58,6 +58,13 @@ func (w *world) propose(typ commandv1.CommandType, payload proto.Message, p prop
 	w.after(latency, func() { w.commit(&p) })
 }
 
+// begin commits a command that the run starts from.
+func (w *world) begin(typ commandv1.CommandType, payload proto.Message) {
+	p := &proposal{typ: typ, payload: payload, actor: "operator"}
+	w.encode(p)
+	w.apply(p)
+}
+
 // commit appends a proposal that is still in flight.
 func (w *world) commit(p *proposal) {
 	for k, other := range w.log.inflight {

@@ -14,7 +14,7 @@ import (
 )
 
 // plantedSeeds is within how many seeds a planted bug must be caught.
-const plantedSeeds = 3000
+const plantedSeeds = 500
 
 // TestPlanted plants one bug after the other and wants each caught by the assertion of the invariant
 // that it breaks. It prints how many seeds that took.

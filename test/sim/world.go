@@ -109,7 +109,7 @@ func newWorld(seed uint64) *world {
 	w.calmAt = w.now + int64(60_000+w.rng.IntN(120_000))
 	w.log.term = 1
 	w.lead = newLeader(1, 0)
-	w.propose(commandv1.CommandType_COMMAND_TYPE_INIT_CLUSTER, &commandv1.InitCluster{ClusterId: clusterID}, proposal{})
+	w.begin(commandv1.CommandType_COMMAND_TYPE_INIT_CLUSTER, &commandv1.InitCluster{ClusterId: clusterID})
 	w.populate()
 	w.after(500, w.leaderTurn)
 	w.after(100, w.reportTurn)
@@ -138,7 +138,7 @@ func (w *world) populate() {
 			w.attach(a)
 			w.after(int64(w.rng.IntN(500)), a.tick)
 		}
-		w.propose(commandv1.CommandType_COMMAND_TYPE_PUT_GROUP, &commandv1.PutGroup{Name: name, Engine: "vllm", Policy: g.policy}, proposal{})
+		w.begin(commandv1.CommandType_COMMAND_TYPE_PUT_GROUP, &commandv1.PutGroup{Name: name, Engine: "vllm", Policy: g.policy})
 	}
 }
 
