@@ -28,8 +28,9 @@ func killEngine(w *world, r *replica) {
 }
 
 // outOfRotation waits until /ready says no.
-func outOfRotation(w *world, r *replica, from time.Time) {
+func outOfRotation(w *world, r *replica) {
 	w.t.Helper()
+	from := time.Now()
 	eventually(w.t, r.name+" is out of rotation", outLimit, func() (bool, string) {
 		code := w.ready(r)
 		return code == http.StatusServiceUnavailable, fmt.Sprintf("/ready says %d", code)
@@ -46,7 +47,7 @@ func TestKillEngine(t *testing.T) {
 	load := w.send(6, replicas...)
 	victim, at := replicas[0], time.Now()
 	killEngine(w, victim)
-	outOfRotation(w, victim, at)
+	outOfRotation(w, victim)
 	w.waitServing(replicas...)
 	load.goesOn(12)
 	onlyAtTheVictim(t, load.end(), victim, at)
@@ -89,7 +90,7 @@ func TestKillEngineOnProbation(t *testing.T) {
 	victim := w.replicaOf(r.Waves[0].Selected[0])
 	at := time.Now()
 	killEngine(w, victim)
-	outOfRotation(w, victim, at)
+	outOfRotation(w, victim)
 	r = w.waitRollout(r.ID, "rolled_back")
 	w.waitServing(replicas...)
 	load.goesOn(12)

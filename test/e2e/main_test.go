@@ -48,6 +48,8 @@ func build(dir string) error {
 		{"go", "build", "-tags", "nomsgpack,failpoint", "-o", filepath.Join(dir, crashingAgent), "../../agent"},
 		{"go", "build", "-tags", "nomsgpack", "-o", filepath.Join(dir, controlProgram), "../../controlplane"},
 		{"go", "build", "-tags", "nomsgpack", "-o", filepath.Join(dir, "plugins", "perf-engine-vllm"), "../../plugins/vllm"},
+		{"go", "build", "-tags", "nomsgpack", "-o", filepath.Join(dir, "plugins", "perf-engine-sglang"), "../../plugins/sglang"},
+		{"go", "build", "-tags", "nomsgpack", "-o", filepath.Join(dir, "plugins", "perf-engine-tgi"), "../../plugins/tgi"},
 		{filepath.Join(dir, agentProgram), "plugins", "keygen", key, pub},
 		{filepath.Join(dir, agentProgram), "plugins", "sign", "--key", key, "--dir", filepath.Join(dir, "plugins"), "--manifest", filepath.Join(dir, "plugins.manifest.json")},
 	} {

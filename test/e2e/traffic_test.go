@@ -27,7 +27,7 @@ func (w *world) send(rate float64, replicas ...*replica) *traffic {
 		"--duration", "10m", "--drain-wait", "10s", "--timeout", "30s", "--out", tr.file,
 	}
 	for _, r := range replicas {
-		args = append(args, "--target", r.engineURL()+","+r.readyURL()+",openai-completions")
+		args = append(args, "--target", r.engineURL()+","+r.readyURL()+","+r.api)
 	}
 	tr.process = w.start("load-"+filepath.Base(tr.file), agentProgram, nil, args...)
 	eventually(w.t, "traffic flows", 20*time.Second, func() (bool, string) {

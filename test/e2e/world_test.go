@@ -70,6 +70,7 @@ type replica struct {
 	port, agentPort      int
 	argv                 []string // the engine's command line
 	sim                  []string // further options of the simulation
+	api                  string   // that traffic uses
 	data                 string   // the sidecar's data folder
 	launcher, agent      *process
 	socket               *launch.Client
@@ -135,7 +136,7 @@ func (w *world) add(name, group string) *replica {
 	w.t.Helper()
 	ports := freePorts(w.t, 2)
 	r := &replica{
-		name: name, group: group, dialect: "vllm", port: ports[0], agentPort: ports[1],
+		name: name, group: group, dialect: "vllm", api: "openai-completions", port: ports[0], agentPort: ports[1],
 		argv: []string{"vllm", "serve", "llama-3.1-8b", "--host", "127.0.0.1", "--port", strconv.Itoa(ports[0]), "--max-num-seqs", baseSeqs, "--shutdown-timeout", "5"},
 	}
 	r.data = filepath.Join(w.dir, "data", "agent-"+name)
@@ -261,6 +262,24 @@ func (w *world) waitRollout(id string, states ...string) api.Rollout {
 			w.t.Fatalf("rollout ended %s, want %v: %s\n%s", r.State, states, r.EndReason, story(r))
 		}
 		return false, r.State + "\n" + story(r)
+	})
+	return r
+}
+
+// promote passes each wave in the operator's name, so that the end does not hang on what there is to
+// compare with.
+func (w *world) promote(id string) api.Rollout {
+	w.t.Helper()
+	var r api.Rollout
+	eventually(w.t, "rollout succeeded", rollLimit, func() (bool, string) {
+		if r = w.rollout(id); r.State == "observing" || r.State == "holding" {
+			// The wave may have moved on meanwhile: the next look tells.
+			_ = w.post("/rollout/promote", "", map[string]string{"id": id, "reason": "process test"}, nil)
+		}
+		if r.Ended != nil && r.State != "succeeded" {
+			w.t.Fatalf("rollout ended %s: %s\n%s", r.State, r.EndReason, story(r))
+		}
+		return r.Ended != nil, r.State + "\n" + story(r)
 	})
 	return r
 }
