@@ -10,7 +10,8 @@ import (
 
 var (
 	oneSeed = flag.Int64("seed", -1, "run this seed alone")
-	count   = flag.Int("seeds", 10_000, "how many seeds to run")
+	count   = flag.Int("seeds", 0, "how many seeds to run (default 10000; 300 under the race detector or with -short)")
+	from    = flag.Uint64("from", 0, "the first of these seeds, to look where no run has looked before")
 )
 
 // shards run at the same time; each takes every shards-th seed.
@@ -26,10 +27,7 @@ func TestInvariantsHold(t *testing.T) {
 		}
 		return
 	}
-	n := *count
-	if testing.Short() {
-		n = min(n, 500)
-	}
+	n := seeds()
 	began := time.Now()
 	var failed atomic.Bool
 	sums := make([]Stats, shards)
@@ -38,7 +36,7 @@ func TestInvariantsHold(t *testing.T) {
 			t.Run(fmt.Sprint(shard), func(t *testing.T) {
 				t.Parallel()
 				for seed := shard; seed < n && !failed.Load(); seed += shards {
-					stats, failure := Run(uint64(seed))
+					stats, failure := Run(*from + uint64(seed))
 					sums[shard].add(stats)
 					if failure != nil {
 						failed.Store(true)
@@ -56,6 +54,18 @@ func TestInvariantsHold(t *testing.T) {
 	if !failed.Load() && (sum.Succeeded < n/10 || sum.RolledBack < n/10 || sum.Terms < n/10 || sum.Guards == 0) {
 		t.Errorf("the runs are too empty to show anything: %+v", sum)
 	}
+}
+
+// seeds is how many to run. Under the race detector the count matters little: a run is a single
+// goroutine, and the shards share nothing.
+func seeds() int {
+	switch {
+	case *count > 0:
+		return *count
+	case raced || testing.Short():
+		return 300
+	}
+	return 10_000
 }
 
 // TestSameSeedSameRun: without it, a seed would not bring a failure back.

@@ -22,7 +22,8 @@ type Failure struct {
 }
 
 func (f *Failure) Error() string {
-	return fmt.Sprintf("seed %d: %s: %s\n%s", f.Seed, f.Invariant, f.Message, strings.Join(f.History, "\n"))
+	return fmt.Sprintf("seed %d: %s: %s\n%s\nrun it again with: go test ./test/sim -run InvariantsHold -seed %d",
+		f.Seed, f.Invariant, f.Message, strings.Join(f.History, "\n"), f.Seed)
 }
 
 // Stats tell what a run contained, so that a test can see that runs are not empty.
