@@ -27,7 +27,7 @@ func Next(l Limits, s State, ev Event) (State, []Action) {
 	}
 	m.judgeWell()
 	m.keepCommitted()
-	if !m.dirty {
+	if !m.dirty || mutant.On(MutantI8Disk) && m.s.LKG.Epoch != s.LKG.Epoch {
 		return m.s, m.acts
 	}
 	m.s.Watch.Unwritten = ""

@@ -12,9 +12,12 @@ import (
 
 // Planted bugs of this package, after the invariant that each breaks; see pkg/mutant.
 const (
-	MutantI4  mutant.Name = "I4"  // applies an epoch again when it is offered or resumed again
-	MutantI6  mutant.Name = "I6"  // a Confirm after the abort brings the epoch back
-	MutantI8  mutant.Name = "I8"  // takes a merely confirmed epoch for last-known-good
+	MutantI4 mutant.Name = "I4" // applies an epoch again when it is offered or resumed again
+	MutantI6 mutant.Name = "I6" // a Confirm after the abort brings the epoch back
+	MutantI8 mutant.Name = "I8" // takes a merely confirmed epoch for last-known-good
+	// MutantI8Disk takes an epoch for last-known-good before that is on disk.
+	MutantI8Disk mutant.Name = "I8.disk"
+
 	MutantI9  mutant.Name = "I9"  // executes directives at or below the journaled fence
 	MutantI14 mutant.Name = "I14" // stays in rotation while draining, applying, warming, reverting
 )

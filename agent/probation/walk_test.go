@@ -140,7 +140,7 @@ func TestWalksCatchPlantedBugs(t *testing.T) {
 	if !mutant.Enabled {
 		t.Skip("planted bugs are only in builds with -tags mutants")
 	}
-	for _, bug := range []mutant.Name{MutantI4, MutantI6, MutantI8, MutantI9, MutantI14} {
+	for _, bug := range []mutant.Name{MutantI4, MutantI6, MutantI8, MutantI8Disk, MutantI9, MutantI14} {
 		t.Run(string(bug), func(t *testing.T) {
 			defer mutant.Plant(bug)()
 			for seed := range uint64(1500) {
