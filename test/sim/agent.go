@@ -24,8 +24,9 @@ type agent struct {
 	life int // raised by each crash: what an earlier life began is void
 	s    probation.State
 	disk []byte
-	full bool // the disk is
-	cut  bool // from its node
+	kept probation.Record // what the disk says
+	full bool             // the disk is
+	cut  bool             // from its node
 
 	bootedAt int64 // the machine's
 	boots    int
@@ -121,7 +122,7 @@ func (a *agent) store(r probation.Record) error {
 		a.w.broke("sim", "%s: encode: %v", a.id, err)
 		return err
 	}
-	a.disk = raw
+	a.disk, a.kept = raw, r
 	return nil
 }
 

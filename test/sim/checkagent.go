@@ -27,6 +27,7 @@ func (a *agent) checkStep(old probation.State, ev probation.Event, acts []probat
 	if back := old.Phase == probation.Reverting || old.RevertAt != 0; back && s.Phase == probation.Confirmed && old.Phase != s.Phase {
 		a.w.broke("I6", "%s: epoch %d was being taken back and is confirmed", a.id, s.Current.Epoch)
 	}
+	a.checkJournaled()
 	if !a.w.check.promoted[s.LKG.Epoch] {
 		a.w.broke("I8", "%s: last-known-good is epoch %d, which nobody promoted", a.id, s.LKG.Epoch)
 	}
@@ -47,6 +48,20 @@ func (a *agent) checkStep(old probation.State, ev probation.Event, acts []probat
 	}
 	if old.Phase == probation.Accepted && s.Phase == probation.Draining {
 		a.checkDrains()
+	}
+}
+
+// checkJournaled (I8, I9, I14): what an agent acts by is on its disk before it acts, so that a crash
+// between any two steps leaves it where it was.
+func (a *agent) checkJournaled() {
+	s, k := a.s, a.kept
+	switch {
+	case s.LKG.Epoch != k.LKG.Epoch:
+		a.w.broke("I8", "%s: last-known-good is epoch %d, on disk it is %d", a.id, s.LKG.Epoch, k.LKG.Epoch)
+	case s.Fence != k.Fence:
+		a.w.broke("I9", "%s: the highest fence is %d, on disk it is %d", a.id, s.Fence.Index, k.Fence.Index)
+	case s.Phase != k.Phase || s.Drained != k.Drained:
+		a.w.broke("I14", "%s is %s (drained %v), on disk it is %s (drained %v)", a.id, phase(s.Phase), s.Drained, phase(k.Phase), k.Drained)
 	}
 }
 

@@ -33,6 +33,7 @@ func TestPlanted(t *testing.T) {
 		{"I6", fsm.MutantI6},
 		{"I6", probation.MutantI6},
 		{"I8", probation.MutantI8},
+		{"I8", probation.MutantI8Disk},
 		{"I9", fsm.MutantI9},
 		{"I9", probation.MutantI9},
 		{"I10", fsm.MutantI10},
