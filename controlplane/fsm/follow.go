@@ -164,7 +164,7 @@ func (t *tx) settle(group string) {
 		case agentv1.Phase_PHASE_PROBATION, agentv1.Phase_PHASE_CONFIRMED:
 			t.finishStray(g, i)
 		case agentv1.Phase_PHASE_IDLE:
-			if r == nil {
+			if r == nil && !mutant.On(MutantI10Behind) {
 				t.offerPromoted(g, i)
 			}
 		}

@@ -19,6 +19,8 @@ const (
 	MutantI9 mutant.Name = "fsm.I9"
 	// MutantI10 forgets the last replica of each batch.
 	MutantI10 mutant.Name = "fsm.I10"
+	// MutantI10Behind leaves replicas behind that were away while their group was promoted.
+	MutantI10Behind mutant.Name = "fsm.I10.behind"
 	// MutantI15 does not listen to guards while a rollout is paused.
 	MutantI15 mutant.Name = "fsm.I15"
 	// MutantI18 starts a configuration that is quarantined.

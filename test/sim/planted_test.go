@@ -37,6 +37,7 @@ func TestPlanted(t *testing.T) {
 		{"I9", fsm.MutantI9},
 		{"I9", probation.MutantI9},
 		{"I10", fsm.MutantI10},
+		{"I10", fsm.MutantI10Behind},
 		{"I14", probation.MutantI14},
 		{"I15", fsm.MutantI15},
 		{"I15", rollout.MutantI15},
@@ -49,7 +50,7 @@ func TestPlanted(t *testing.T) {
 				switch {
 				case failure == nil:
 				case failure.Invariant == c.invariant:
-					fmt.Fprintf(&table, "%-4s %-10s %5d seeds  %s", c.invariant, c.bug, seed+1, failure.Message)
+					fmt.Fprintf(&table, "%-4s %-14s %5d seeds  %s", c.invariant, c.bug, seed+1, failure.Message)
 					if len(others) > 0 {
 						fmt.Fprintf(&table, " (others before: %v)", others)
 					}
