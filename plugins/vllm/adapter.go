@@ -40,7 +40,8 @@ func (adapter) Command(_ context.Context, t *engine.Target, s engine.Settings) (
 		return nil, fmt.Errorf("settings refused: %s", problems[0].GetMessage())
 	}
 	if len(t.GetArgv()) == 0 || shellString(t.GetArgv()) {
-		return nil, fmt.Errorf("%w: give vllm's own arguments, not a shell string: %q", engine.ErrNoCommand, t.GetArgv())
+		// The arguments may hold an API key: they are not repeated.
+		return nil, fmt.Errorf("%w: give vllm's own arguments, not a shell string", engine.ErrNoCommand)
 	}
 	table := tableFor(t)
 	s, warnings := ensureDrain(table, t, s)
