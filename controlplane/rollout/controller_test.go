@@ -228,6 +228,13 @@ func TestSilenceNeverPasses(t *testing.T) {
 	})
 }
 
+// leased is how many leases were given so far.
+func (s *stage) leased() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.leases)
+}
+
 func TestGuardsAndLeasesUnderPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage(t, 8, 1)
@@ -241,7 +248,7 @@ func TestGuardsAndLeasesUnderPause(t *testing.T) {
 		for range 60 {
 			s.second()
 		}
-		if got := len(s.leases) - before; got < 20 || !s.is(paused)() {
+		if got := s.leased() - before; got < 20 || !s.is(paused)() {
 			t.Errorf("%d leases in a minute of two canaries, state %s", got, s.rollout().GetState())
 		}
 		s.mu.Lock()
@@ -258,8 +265,8 @@ func TestNoLeaseWithoutCertainty(t *testing.T) {
 		defer s.lead(1)()
 		s.warm()
 		s.until(120, "observation", s.is(observing))
-		if len(s.leases) != 0 {
-			t.Errorf("%d leases from a leader that cannot prove it", len(s.leases))
+		if n := s.leased(); n != 0 {
+			t.Errorf("%d leases from a leader that cannot prove it", n)
 		}
 	})
 }
