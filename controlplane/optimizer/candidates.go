@@ -58,7 +58,7 @@ var axes = []struct {
 	{"batching", "max_concurrent", []string{"32", "64", "128", "256", "512"}},
 	{"kv_cache", "kv_memory_fraction", []string{"0.8", "0.85", "0.9", "0.92", "0.95"}},
 	{"kv_cache", "prefix_caching", []string{"true"}},
-	{"kv_cache", "kv_dtype", []string{"fp8_e4m3"}},
+	{"kv_cache", "kv_dtype", []string{"fp8_e4m3", "fp8_e4m3fn"}},
 	{"quantization", "weight_dtype", []string{"fp8"}},
 	{"parallelism", "tensor_parallel", []string{"1", "2", "4", "8"}},
 }
