@@ -35,7 +35,7 @@ func ParsePrecision(s string) (Precision, error) {
 		return BF16, nil
 	case "float16", "half", "fp16":
 		return FP16, nil
-	case "fp8", "fp8_e4m3", "fp8_e5m2", "fbgemm_fp8":
+	case "fp8", "fp8_e4m3", "fp8_e4m3fn", "fp8_e5m2", "fbgemm_fp8":
 		return FP8, nil
 	case "awq", "gptq", "awq_marlin", "gptq_marlin", "int4":
 		return INT4, nil
