@@ -88,6 +88,9 @@ func superviseSidecars(w *world, rollouts map[string]api.Rollout) map[string]api
 					w.t.Fatal(err)
 				}
 			}
+			if !c.abort {
+				w.pass(r) // no traffic here: a person passes the wave
+			}
 			if r.Ended == nil || !killed[c.group()] {
 				s, _ := w.status(rep)
 				open += fmt.Sprintf("%s is %s, killed %v, sidecar %+v\n%s", c.at, r.State, killed[c.group()], s, story(r))

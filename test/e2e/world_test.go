@@ -272,10 +272,8 @@ func (w *world) promote(id string) api.Rollout {
 	w.t.Helper()
 	var r api.Rollout
 	eventually(w.t, "rollout succeeded", rollLimit, func() (bool, string) {
-		if r = w.rollout(id); r.State == "observing" || r.State == "holding" {
-			// The wave may have moved on meanwhile: the next look tells.
-			_ = w.post("/rollout/promote", "", map[string]string{"id": id, "reason": "process test"}, nil)
-		}
+		r = w.rollout(id)
+		w.pass(r)
 		if r.Ended != nil && r.State != "succeeded" {
 			w.t.Fatalf("rollout ended %s: %s\n%s", r.State, r.EndReason, story(r))
 		}
@@ -392,4 +390,12 @@ func (w *world) starts(r *replica) []uint64 {
 func lastLines(text string, n int) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// pass passes the wave under observation in the operator's name. The wave may have moved on
+// meanwhile: the next look at the rollout tells.
+func (w *world) pass(r api.Rollout) {
+	if r.State == "observing" || r.State == "holding" {
+		_ = w.post("/rollout/promote", "", map[string]string{"id": r.ID, "reason": "process test"}, nil)
+	}
 }
