@@ -32,6 +32,7 @@ type fakeNode struct {
 	index     uint64
 	leader    bool
 	leaderURL string
+	behind    error // why this node cannot tell yet what was acknowledged
 }
 
 func (n *fakeNode) Propose(_ context.Context, typ commandv1.CommandType, payload proto.Message, id, actor string) (fsm.Result, error) {
@@ -47,8 +48,14 @@ func (n *fakeNode) Propose(_ context.Context, typ commandv1.CommandType, payload
 
 func (n *fakeNode) IsLeader() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.leader }
 
-func (n *fakeNode) LeaderURL() string                 { n.mu.Lock(); defer n.mu.Unlock(); return n.leaderURL }
-func (n *fakeNode) ReadBarrier(context.Context) error { return nil }
+func (n *fakeNode) LeaderURL() string { n.mu.Lock(); defer n.mu.Unlock(); return n.leaderURL }
+
+func (n *fakeNode) ReadBarrier(context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.behind
+}
+
 func (n *fakeNode) Health() ClusterHealth {
 	h := ClusterHealth{NodeID: "cp1", State: "leader", Term: 1, LeaderID: "cp1"}
 	if !n.IsLeader() && n.LeaderURL() == "" {
@@ -270,6 +277,22 @@ func TestFollowerForwards(t *testing.T) {
 	}
 	if status, out := call(t, "GET", followerSrv.URL+"/metrics/latency", ""); status != 503 || !strings.Contains(fmt.Sprint(out["detail"]), "no leader") {
 		t.Errorf("without a leader: %d %v", status, out["detail"])
+	}
+}
+
+// A leader that has just won does not deny what it has not applied yet.
+func TestNewLeaderCatchesUpFirst(t *testing.T) {
+	n, srv := newServer(t)
+	n.mu.Lock()
+	n.behind = ErrUnavailable
+	n.mu.Unlock()
+	for _, path := range []string{"/groups/chat", "/rollout/r-none"} {
+		if status, _ := call(t, "GET", srv.URL+path, ""); status != 503 {
+			t.Errorf("GET %s answers %d, want 503 until the leader has caught up", path, status)
+		}
+	}
+	if status, _ := call(t, "GET", srv.URL+"/groups?consistency=stale", ""); status != 200 {
+		t.Errorf("a stale read answers %d", status)
 	}
 }
 

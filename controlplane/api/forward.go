@@ -31,14 +31,16 @@ func (s *Server) route(c *gin.Context) {
 	case level != "" && level != levelStale && level != levelLinearizable:
 		writeProblem(c.Writer, http.StatusUnprocessableEntity, "consistency "+level+" is not known: use stale or linearizable, or leave it out")
 		c.Abort()
-	case level == levelLinearizable && isRead(c.Request):
+	case isRead(c.Request) && (level == levelStale || isLocal(c.Request.URL.Path)):
+		c.Next()
+	case level == levelLinearizable && isRead(c.Request), s.cluster.IsLeader():
+		// A leader that has just won may not have applied yet what its predecessor acknowledged.
 		if err := s.cluster.ReadBarrier(c.Request.Context()); err != nil {
+			c.Header("Retry-After", "1")
 			writeProblem(c.Writer, http.StatusServiceUnavailable, err.Error())
 			c.Abort()
 			return
 		}
-		c.Next()
-	case s.cluster.IsLeader(), isRead(c.Request) && (level == levelStale || isLocal(c.Request.URL.Path)):
 		c.Next()
 	default:
 		s.forward(c)
