@@ -48,7 +48,7 @@ need-gcc:
 .PHONY: test
 test: need-go need-gcc ## all tests with the race detector, the fleet simulation with planted bugs, the process tests
 	go test -race -tags $(TAGS) $$(go list ./... | grep -v /test/e2e)
-	go test -tags $(TAGS),mutants -count=1 ./test/sim/
+	go test -tags $(TAGS),mutants -count=1 ./test/sim/ ./agent/probation ./controlplane/fsm ./controlplane/rollout
 	$(MAKE) --no-print-directory e2e
 
 .PHONY: e2e
