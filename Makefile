@@ -56,6 +56,12 @@ e2e: build ## real processes under kill -9
 	@$(GOBUILD) -tags $(TAGS),failpoint -ldflags "$(LDFLAGS) $(KEYFLAG)" -o $(BIN)/perf-agent-failpoint ./agent
 	PERF_BIN=$(BIN) go test -tags $(TAGS) -count=1 -timeout 15m ./test/e2e/
 
+# Real engines: Python environments and the tiny model, made once below .cache/real.
+REAL := $(CACHE)/real
+.PHONY: real-vllm real-sglang
+real-vllm real-sglang: real-%: ## set up a real engine (vllm or sglang, CPU) below .cache/real
+	@test/real/engines/setup $* $(REAL)
+
 .PHONY: bar
 bar: build ## print one bar: make bar ID=M1 [DATA=dir]
 	@test -n "$(ID)" || { echo "say which bar: make bar ID=M1" >&2; exit 2; }
