@@ -62,6 +62,12 @@ REAL := $(CACHE)/real
 real-vllm real-sglang: real-%: ## set up a real engine (vllm or sglang, CPU) below .cache/real
 	@test/real/engines/setup $* $(REAL)
 
+# Exit code 3 of the set-up means that the packages cannot be had here: skipped, with its reason.
+.PHONY: e2e-vllm e2e-sglang
+e2e-vllm e2e-sglang: e2e-%: build ## the product against a real engine on this machine's CPU, up to 40 minutes
+	@test/real/engines/setup $* $(REAL) || { code=$$?; test $$code = 3 && echo "e2e-$* skipped" && exit 0; exit $$code; }; \
+	  ENGINE=$* PERF_BIN=$(BIN) go test -tags $(TAGS),real -count=1 -v -timeout 45m ./test/real/...
+
 .PHONY: bar
 bar: build ## print one bar: make bar ID=M1 [DATA=dir]
 	@test -n "$(ID)" || { echo "say which bar: make bar ID=M1" >&2; exit 2; }
