@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 
 	"github.com/optiinfra/performance-agent/pkg/perfmodel"
 )
@@ -21,11 +22,13 @@ const (
 	anchorlessMul = 2.0 // without an anchor the model error doubles
 )
 
-// calibration is a set of coefficient draws that agree with what the engines show.
+// calibration is a set of draws that agree with what the engines show: of coefficients where tables
+// know hardware and model, of laws otherwise.
 type calibration struct {
 	gpu      perfmodel.GPU
 	model    perfmodel.Model
 	draws    []perfmodel.Coefficients
+	laws     []law // take the place of the draws above; none: the tables hold
 	anchored bool
 	notes    []string // evidence in words, assumptions included
 }
@@ -41,6 +44,13 @@ const (
 // and prompt stays the prior's; its level is the engine's own.
 func (v *Service) calibrate(s *Scene, setup func(perfmodel.GPU, perfmodel.Model) perfmodel.Setup, op operatingPoint, t traffic) (*calibration, error) {
 	c := &calibration{}
+	if unknown := s.unknown(v.tables); unknown != "" {
+		if c.laws = s.liveLaws(t, draws); len(c.laws) > 0 {
+			c.anchored = true
+			c.notes = append(c.notes, c.lawNote(unknown, op))
+			return c, nil
+		}
+	}
 	if err := c.lookUp(v.tables, s); err != nil {
 		return nil, err
 	}
@@ -70,6 +80,30 @@ func (v *Service) calibrate(s *Scene, setup func(perfmodel.GPU, perfmodel.Model)
 		c.notes = append(c.notes, "no source tells the step time: predictions rest on data-sheet physics and have wide intervals")
 	}
 	return c, nil
+}
+
+// unknown says what of hardware and model is in no table, "" when both are.
+func (s *Scene) unknown(tables *perfmodel.Tables) string {
+	var parts []string
+	if _, _, err := tables.GPU(s.Hardware); err != nil {
+		parts = append(parts, fmt.Sprintf("hardware %q", s.Hardware))
+	}
+	if _, _, err := tables.Model(s.Model); err != nil {
+		parts = append(parts, fmt.Sprintf("model %q", s.Model))
+	}
+	return strings.Join(parts, " and ")
+}
+
+// lawNote says what a prediction without tables rests on, and how far the draws differ at eight
+// times the sequences.
+func (c *calibration) lawNote(unknown string, op operatingPoint) string {
+	few, many := op.running, 8*op.running
+	low, high := math.Inf(1), 0.0
+	for _, l := range c.laws {
+		low, high = math.Min(low, l.at(many, 0)), math.Max(high, l.at(many, 0))
+	}
+	return fmt.Sprintf("%s not in the tables: predicted from the engines' own step times (%.1f ms at %.1f sequences, %.1f … %.1f ms guessed at %.0f)",
+		unknown, 1e3*op.stepSeconds, few, 1e3*low, 1e3*high, many)
 }
 
 func (c *calibration) lookUp(tables *perfmodel.Tables, s *Scene) (err error) {

@@ -122,6 +122,9 @@ func (s *Scene) combinations(family string) []candidate {
 func (s *Scene) hardRules(c candidate) string {
 	for _, name := range slices.Sorted(maps.Keys(c.neutral)) {
 		k := s.knob(name)
+		if why := s.outOfReach(name, c.neutral[name]); why != "" {
+			return why
+		}
 		if k.GetType() == enginev1.KnobType_KNOB_TYPE_ENUM && len(k.GetValues()) > 0 && !slices.Contains(k.GetValues(), c.neutral[name]) {
 			return fmt.Sprintf("%s knows no value %s in this version", k.GetName(), c.neutral[name])
 		}
@@ -150,6 +153,32 @@ func (s *Scene) hardRules(c candidate) string {
 	return ""
 }
 
+// reach bounds how far a limit may move in one proposal where only the engine's own telemetry tells
+// what a step costs: beyond that the prediction would be a guess.
+const reach = 16
+
+// outOfReach says why a knob's value cannot be predicted for engines that no table knows, or "".
+func (s *Scene) outOfReach(neutral, value string) string {
+	if s.Tabled {
+		return ""
+	}
+	switch neutral {
+	case "max_num_seqs", "max_num_batched_tokens", "max_concurrent":
+		now, ok := s.Config().Number(neutral)
+		to, err := parse(value)
+		switch {
+		case !ok || now <= 0:
+			return fmt.Sprintf("the engine does not tell its %s now, so nothing can be compared with it", s.knob(neutral).GetName())
+		case err == nil && to > reach*now:
+			return fmt.Sprintf("more than %d times the present %s is beyond what its step times tell", reach, format(now))
+		}
+	case "prefix_caching":
+	default:
+		return "the tables do not know this hardware or model, so its effect cannot be predicted"
+	}
+	return ""
+}
+
 // check asks the engine's own knob table.
 func (s *Scene) check(c candidate) []*enginev1.Problem {
 	catalog := &engine.Catalog{}
@@ -170,6 +199,11 @@ func (s *Scene) lossy(c candidate) bool {
 		}
 	}
 	return false
+}
+
+// turnsCacheOn reports whether a change switches a prefix cache on that is off.
+func (s *Scene) turnsCacheOn(neutral map[string]string) bool {
+	return neutral["prefix_caching"] == "true" && s.Config()["prefix_caching"] == "false"
 }
 
 // restart reports whether any of its knobs needs one.

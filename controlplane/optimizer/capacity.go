@@ -1,6 +1,7 @@
 package optimizer
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -42,9 +43,22 @@ func (v *Service) TokensPerSecond(i *commandv1.Instance) (tokens float64, ok boo
 			}
 		}
 	}
+	rate, ok := y.maxRate(neutral)
+	return rate * (y.traffic.prompt + y.traffic.output), ok
+}
+
+// maxRate is the median over the draws of what one replica sustains, in requests per second.
+func (y *yardstick) maxRate(neutral map[string]string) (float64, bool) {
 	setup := setupOf(y.scene, neutral)(y.cal.gpu, y.cal.model)
 	setup.KVTokens = y.scene.kvTokens()
 	var rates []float64
+	for _, l := range y.cal.laws {
+		n := float64(setup.MaxNumSeqs)
+		if setup.KVTokens > 0 {
+			n = math.Max(1, math.Min(n, float64(setup.KVTokens)/(y.traffic.prompt+y.traffic.output/2)))
+		}
+		rates = append(rates, l.maxRate(n, float64(setup.MaxBatchedTokens), y.traffic))
+	}
 	for _, c := range y.cal.draws {
 		p, err := perfmodel.New(setup, c)
 		if err != nil {
@@ -57,7 +71,7 @@ func (v *Service) TokensPerSecond(i *commandv1.Instance) (tokens float64, ok boo
 		rates = append(rates, rate)
 	}
 	slices.Sort(rates)
-	return rates[len(rates)/2] * (y.traffic.prompt + y.traffic.output), true
+	return rates[len(rates)/2], true
 }
 
 func (v *Service) yardstick(group string) *yardstick {

@@ -291,7 +291,7 @@ func TestRecommendSaysWhatItLacks(t *testing.T) {
 }
 
 func TestHardRules(t *testing.T) {
-	s := &Scene{Description: description(), Totals: fleet.NewAggregate(), Base: map[string]string{"max_num_seqs": "4"}}
+	s := &Scene{Tabled: true, Description: description(), Totals: fleet.NewAggregate(), Base: map[string]string{"max_num_seqs": "4"}}
 	for name, c := range map[string]struct {
 		neutral map[string]string
 		want    string

@@ -171,7 +171,13 @@ func (v *Service) fill(r *commandv1.Recommendation, s *Scene, sim *simulator, ra
 		no = append(no, rejection{other.title(s), fmt.Sprintf("predicted gain %+.0f %% against %+.0f %% of the proposal", 100*other.gain, 100*pick.gain)})
 	}
 	r.Rejected = rejections(no)
-	if pick.low < v.cfg.MinGain {
+	if sim.clients > 0 {
+		r.Evidence = append(r.Evidence, fmt.Sprintf("requests wait all the time and their number stays: predicted for %d open requests per replica, as now; how many more would come is not seen", sim.clients/sim.replicas))
+	}
+	if s.turnsCacheOn(pick.neutral) {
+		r.Evidence = append(r.Evidence, "how much of the prompts repeats cannot be seen while prefix caching is off: predicted over shares of 0 to 90 %; a cache that finds nothing costs next to nothing, so a canary may find out")
+	}
+	if pick.low < v.cfg.MinGain && !(s.turnsCacheOn(pick.neutral) && pick.low > -v.cfg.MinGain && pick.gain > v.cfg.MinGain) {
 		r.Title = fmt.Sprintf("keep the incumbent: the best candidate (%s) is predicted to gain %.0f %% (at least %.0f %% with 90 %% confidence), less than the %.0f %% worth a change", pick.title(s), 100*pick.gain, 100*pick.low, 100*v.cfg.MinGain)
 		return
 	}

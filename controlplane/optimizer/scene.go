@@ -27,6 +27,7 @@ type Scene struct {
 	Engine      string
 	Model       string
 	Hardware    string
+	Tabled      bool // hardware and model are in the tables
 	Replicas    int
 	Description *enginev1.Description
 	// Base are the operator's own settings, Incumbent what runs now on top of them; by knob name.
@@ -135,6 +136,28 @@ func (s *Scene) queueGrowth() float64 {
 	return growth
 }
 
+// heldBack returns how many requests each replica has open when the senders, and not the arrivals,
+// decide that: all the time some wait, and their number stays. 0 when it is not so.
+func (s *Scene) heldBack() int {
+	var busy, queued, open float64
+	for _, w := range s.Windows {
+		running, waiting := w.Gauges[fleet.RequestsRunning], w.Gauges[fleet.RequestsWaiting]
+		if running+waiting <= 0 {
+			continue
+		}
+		busy++
+		open += running + waiting
+		if waiting >= 1 {
+			queued++
+		}
+	}
+	const always, steady = 0.8, 0.15
+	if busy < 10 || queued < always*busy || math.Abs(s.queueGrowth()) > steady*s.Totals.Counters[fleet.RequestsFinished] {
+		return 0
+	}
+	return int(math.Round(open / busy))
+}
+
 // operating point of a replica while it has work.
 type operatingPoint struct {
 	running     float64 // sequences
@@ -196,6 +219,7 @@ func (v *Service) scene(group string, span time.Duration) (*Scene, error) {
 		v.adopt(s, in)
 	}
 	s.Replicas = len(ids)
+	s.Tabled = s.unknown(v.tables) == ""
 	s.Windows = v.telemetry.Windows(ids, now.Add(-span), now)
 	for _, w := range s.Windows {
 		if err := s.Totals.Add(w); err != nil {

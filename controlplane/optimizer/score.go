@@ -27,18 +27,27 @@ const (
 	trafficShape   = "azure-conv"
 )
 
+// unknownKVTokens stands in where neither the engine nor a table tells the size of the cache.
+const unknownKVTokens = 1 << 16
+
+// guessedHits are shares of prompt tokens that a cache would find, one for each draw, in the order in
+// which the first few span the whole.
+var guessedHits = []float64{0.3, 0.7, 0.1, 0.9, 0, 0.5, 0.2, 0.8}
+
 // simulator predicts configurations of one group on its own traffic.
 type simulator struct {
 	scene    *Scene
 	traffic  traffic
 	cal      *calibration
 	replicas int
+	clients  int                  // of all replicas, in a closed loop; 0: arrivals do not depend on answers
 	traces   [][]workload.Request // one per draw
 	stressed [][]workload.Request // the same, arriving faster
 }
 
 func newSimulator(s *Scene, t traffic, cal *calibration) (*simulator, error) {
 	sim := &simulator{scene: s, traffic: t, cal: cal, replicas: min(maxReplicas, max(1, s.Replicas))}
+	sim.clients = s.heldBack() * sim.replicas
 	spec, err := workload.Named(trafficShape)
 	if err != nil {
 		return nil, err
@@ -106,13 +115,19 @@ type outcome struct {
 
 // run replays the traffic with the first n draws, at most requests requests each.
 func (sim *simulator) run(neutral map[string]string, n, requests int) outcome {
-	return sim.runOn(sim.traces, neutral, n, requests)
+	return sim.runOn(sim.traces, sim.clients, neutral, n, requests)
 }
 
-func (sim *simulator) runOn(traces [][]workload.Request, neutral map[string]string, n, requests int) outcome {
+// pressed is run at the stressed load.
+func (sim *simulator) pressed(neutral map[string]string, n, requests int) outcome {
+	return sim.runOn(sim.stressed, int(stress*float64(sim.clients)), neutral, n, requests)
+}
+
+func (sim *simulator) runOn(traces [][]workload.Request, clients int, neutral map[string]string, n, requests int) outcome {
 	var o outcome
 	for i := range n {
-		summary, kv, err := sim.replay(neutral, sim.cal.draws[i], traces[i][:min(requests, len(traces[i]))], uint64(i))
+		trace := sim.withCache(traces[i][:min(requests, len(traces[i]))], neutral, i)
+		summary, kv, err := sim.replay(neutral, i, trace, clients)
 		if err != nil {
 			return outcome{err: err}
 		}
@@ -121,13 +136,35 @@ func (sim *simulator) runOn(traces [][]workload.Request, neutral map[string]stri
 	return o
 }
 
-func (sim *simulator) replay(neutral map[string]string, c perfmodel.Coefficients, trace []workload.Request, seed uint64) (des.Summary, int, error) {
-	setup := sim.setup(neutral)(sim.cal.gpu, sim.cal.model)
-	p, err := perfmodel.New(setup, c)
+// cost of steps of a configuration by the n-th draw, and the tokens that its KV cache holds.
+func (sim *simulator) cost(neutral map[string]string, setup perfmodel.Setup, n int) (des.Cost, int, error) {
+	if laws := sim.cal.laws; len(laws) > 0 {
+		return laws[n%len(laws)], cmp.Or(sim.scene.kvTokens(), unknownKVTokens), nil
+	}
+	p, err := perfmodel.New(setup, sim.cal.draws[n])
 	if err != nil {
-		return des.Summary{}, 0, err
+		return nil, 0, err
 	}
 	kv, err := sim.kvTokens(p, neutral)
+	return p, kv, err
+}
+
+// withCache shortens prompts by the prefixes that a candidate's cache is guessed to find: how many
+// repeat cannot be seen while there is no cache, so each draw guesses another share.
+func (sim *simulator) withCache(trace []workload.Request, neutral map[string]string, n int) []workload.Request {
+	if !sim.scene.turnsCacheOn(neutral) {
+		return trace
+	}
+	out := slices.Clone(trace)
+	for i := range out {
+		out[i].PromptTokens = max(1, int(float64(out[i].PromptTokens)*(1-guessedHits[n%len(guessedHits)])))
+	}
+	return out
+}
+
+func (sim *simulator) replay(neutral map[string]string, n int, trace []workload.Request, clients int) (des.Summary, int, error) {
+	setup := sim.setup(neutral)(sim.cal.gpu, sim.cal.model)
+	cost, kv, err := sim.cost(neutral, setup, n)
 	if err != nil {
 		return des.Summary{}, 0, err
 	}
@@ -144,10 +181,10 @@ func (sim *simulator) replay(neutral map[string]string, c perfmodel.Coefficients
 		engines[i] = des.New(des.Config{
 			Dialect: dialects[sim.scene.Engine], MaxNumSeqs: setup.MaxNumSeqs, MaxBatchedTokens: setup.MaxBatchedTokens,
 			ChunkedPrefill: config["chunked_prefill"] != "false", KVTokens: kv, AsyncScheduling: true,
-		}, p, seed+uint64(i))
+		}, cost, uint64(n)+uint64(i))
 	}
 	objective := sim.scene.Objectives
-	r, err := des.Run(engines, trace, des.Options{Objective: des.Objective{
+	r, err := des.Run(engines, trace, des.Options{Clients: clients, Objective: des.Objective{
 		TTFT: duration(objective.GetTtftSeconds()), TPOT: duration(objective.GetTpotSeconds()), E2E: duration(objective.GetE2ESeconds()),
 	}})
 	if err != nil {
@@ -244,7 +281,7 @@ type scored struct {
 // first. Those that cannot work are returned with the reason.
 func (sim *simulator) best(cands []candidate) (ranked []scored, no []rejection) {
 	screenBase := sim.run(nil, screenDraws, screenRequests)
-	screenPressed := sim.runOn(sim.stressed, nil, screenDraws, screenRequests)
+	screenPressed := sim.pressed(nil, screenDraws, screenRequests)
 	for _, c := range cands {
 		o := sim.run(c.neutral, screenDraws, screenRequests)
 		if o.err != nil {
@@ -253,7 +290,7 @@ func (sim *simulator) best(cands []candidate) (ranked []scored, no []rejection) 
 		}
 		ranked = append(ranked, scored{
 			candidate: c, outcome: o, gain: mean(gains(o, screenBase, sim.scene.Objectives)),
-			growth: mean(gains(sim.runOn(sim.stressed, c.neutral, screenDraws, screenRequests), screenPressed, sim.scene.Objectives)),
+			growth: mean(gains(sim.pressed(c.neutral, screenDraws, screenRequests), screenPressed, sim.scene.Objectives)),
 		})
 	}
 	sortByGain(ranked)
