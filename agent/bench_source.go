@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,10 +16,11 @@ import (
 // trafficOptions say which traffic to send.
 type trafficOptions struct {
 	workload                         string
-	trace                            string
+	trace, prompts                   string
 	rate, scale                      float64
 	promptTokens, outputTokens       int
 	maxPromptTokens, maxOutputTokens int
+	sharedGroups, sharedTokens       int
 	duration                         time.Duration
 	seed                             uint64
 }
@@ -33,7 +37,11 @@ func (o trafficOptions) source() (loadtest.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &replay{trace: workload.Scale(trace, o.scale), options: o}, nil
+	prompts, err := readPrompts(o.prompts)
+	if err != nil {
+		return nil, err
+	}
+	return &replay{trace: workload.Scale(trace, o.scale), prompts: prompts, options: o}, nil
 }
 
 func (o trafficOptions) requests() ([]workload.Request, error) {
@@ -54,6 +62,9 @@ func (o trafficOptions) requests() ([]workload.Request, error) {
 			return nil, err
 		}
 	}
+	if o.sharedGroups > 0 {
+		spec.Shared = workload.Shared{Groups: o.sharedGroups, Tokens: o.sharedTokens, Share: 1}
+	}
 	if o.duration > 0 {
 		spec.Duration = time.Duration(float64(o.duration) * o.scale) // scaling makes it shorter again
 	}
@@ -73,9 +84,40 @@ func readTrace(file string) ([]workload.Request, error) {
 	return workload.ReadMooncakeJSONL(f)
 }
 
-// replay yields a trace.
+// written is a prompt that somebody wrote, in the form that vllm bench serve calls custom.
+type written struct {
+	Prompt       string `json:"prompt"`
+	OutputTokens int    `json:"output_tokens"`
+}
+
+// readPrompts reads one prompt a line; without a file there are none.
+func readPrompts(file string) (prompts []written, err error) {
+	if file == "" {
+		return nil, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("read prompts: %w", err)
+	}
+	defer f.Close()
+	for d := json.NewDecoder(f); ; {
+		var w written
+		switch err := d.Decode(&w); {
+		case errors.Is(err, io.EOF) && len(prompts) > 0:
+			return prompts, nil
+		case err != nil:
+			return nil, fmt.Errorf("prompt %d of %s: %w", len(prompts)+1, file, err)
+		case w.Prompt == "":
+			return nil, fmt.Errorf("prompt %d of %s is empty", len(prompts)+1, file)
+		}
+		prompts = append(prompts, w)
+	}
+}
+
+// replay yields a trace, with prompts in turn where there are any.
 type replay struct {
 	trace   []workload.Request
+	prompts []written
 	options trafficOptions
 	next    int
 }
@@ -86,12 +128,29 @@ func (r *replay) Next() (loadtest.Request, bool) {
 		return loadtest.Request{}, false
 	}
 	w := r.trace[r.next]
+	q := loadtest.Request{Offset: w.Offset, PromptTokens: w.PromptTokens, OutputTokens: w.OutputTokens, Prefix: blocks(w)}
+	if len(r.prompts) > 0 {
+		p := r.prompts[r.next%len(r.prompts)]
+		q.Prompt = p.Prompt
+		if p.OutputTokens > 0 {
+			q.OutputTokens = p.OutputTokens
+		}
+	}
 	r.next++
-	return loadtest.Request{
-		Offset:       w.Offset,
-		PromptTokens: atMost(w.PromptTokens, r.options.maxPromptTokens),
-		OutputTokens: atMost(w.OutputTokens, r.options.maxOutputTokens),
-	}, true
+	q.PromptTokens = atMost(q.PromptTokens, r.options.maxPromptTokens)
+	q.OutputTokens = atMost(q.OutputTokens, r.options.maxOutputTokens)
+	return q, true
+}
+
+// blocks are what a request shares with others.
+func blocks(w workload.Request) (b []loadtest.Block) {
+	if w.Group > 0 {
+		return []loadtest.Block{{ID: uint64(w.Group), Tokens: w.GroupTokens}}
+	}
+	for _, id := range w.Prefix {
+		b = append(b, loadtest.Block{ID: id, Tokens: w.PrefixBlock})
+	}
+	return b
 }
 
 // atMost limits n; a limit of zero is none.

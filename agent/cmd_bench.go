@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +25,10 @@ type benchOptions struct {
 	traffic          trafficOptions
 	objectives       loadtest.Objectives
 	out, summary     string
+	save             string
+	vocabulary       int
+	headers          []string
+	synthetic        bool
 	from, to         time.Duration
 	timeout, drained time.Duration
 }
@@ -38,7 +42,10 @@ func newBenchCommand() *cobra.Command {
 
 Requests go out when they are due, however slowly the others are answered, and latencies count from
 that moment. Several targets stand for replicas behind one service: with a ready URL, a target gets
-requests only while that answers 200.`,
+requests only while that answers 200, and a request that finds no connection goes to the next one.
+
+The table and the file of --save have the form of vllm bench serve; there, latencies count from when
+a request was sent.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
@@ -52,6 +59,12 @@ requests only while that answers 200.`,
 	f.StringVar(&o.model, "model", "", "model name to send")
 	f.StringVar(&o.traffic.workload, "workload", poisson, "azure-conv, azure-code, arxiv or poisson")
 	f.StringVar(&o.traffic.trace, "trace", "", "replay this file instead: Azure's CSV or Mooncake's JSON lines")
+	f.StringVar(&o.traffic.prompts, "prompts", "", "take prompts and answer lengths in turn from this file: JSON lines with prompt and output_tokens")
+	f.IntVar(&o.vocabulary, "vocabulary", 0, "send generated prompts as token ids below this number, so that lengths are exact; 0: as words")
+	f.IntVar(&o.traffic.sharedGroups, "shared-prefix-groups", 0, "begin each prompt with one of so many common prefixes")
+	f.IntVar(&o.traffic.sharedTokens, "shared-prefix-tokens", 0, "length of those prefixes")
+	f.StringArrayVar(&o.headers, "header", nil, "'Name: value' to send with each request; repeatable")
+	f.BoolVar(&o.synthetic, "synthetic", false, "mark requests as no user's, so that a sidecar beside the engine leaves them out of users' latencies")
 	f.Float64Var(&o.traffic.scale, "rate-scale", 1, "factor on the workload's own rate")
 	f.Float64Var(&o.traffic.rate, "rate", 1, "requests per second of poisson")
 	f.IntVar(&o.traffic.promptTokens, "prompt-tokens", 512, "prompt length of poisson")
@@ -65,6 +78,7 @@ requests only while that answers 200.`,
 	f.DurationVar(&o.objectives.E2E, "objective-e2e", 0, "… and it is complete within this time")
 	f.StringVar(&o.out, "out", "", "write one JSON line per request to this file")
 	f.StringVar(&o.summary, "summary", "", "write the summary as JSON to this file")
+	f.StringVar(&o.save, "save", "", "write requests and summary to this file, in the form of vllm bench serve --save-result --save-detailed")
 	f.DurationVar(&o.from, "from", 0, "leave requests due before this time out of the summary")
 	f.DurationVar(&o.to, "to", 0, "leave requests due after this time out of the summary; 0: none")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "longest time for one request")
@@ -74,19 +88,8 @@ requests only while that answers 200.`,
 
 // run sends the traffic and prints the summary. An early end by signal is summarised too.
 func (o *benchOptions) run(ctx context.Context, stdout io.Writer) (err error) {
-	cfg := loadtest.Config{
-		Policy: loadtest.Policy(o.policy), Duration: o.traffic.duration, Model: o.model, Seed: o.traffic.seed,
-		Timeout: o.timeout, DrainWait: o.drained, Logger: newLogger("warn"),
-	}
-	var faults []error
-	for _, t := range o.targets {
-		target, err := parseTarget(t)
-		cfg.Targets, faults = append(cfg.Targets, target), append(faults, err)
-	}
-	if cfg.Source, err = o.traffic.source(); err != nil {
-		faults = append(faults, err)
-	}
-	if err := errors.Join(faults...); err != nil {
+	cfg, err := o.config()
+	if err != nil {
 		return err
 	}
 	var records []loadtest.Record
@@ -113,6 +116,32 @@ func (o *benchOptions) run(ctx context.Context, stdout io.Writer) (err error) {
 	return o.report(stdout, records, start)
 }
 
+// config reports all faults together.
+func (o *benchOptions) config() (loadtest.Config, error) {
+	cfg := loadtest.Config{
+		Policy: loadtest.Policy(o.policy), Duration: o.traffic.duration, Model: o.model, Seed: o.traffic.seed, Vocabulary: o.vocabulary,
+		Timeout: o.timeout, DrainWait: o.drained, Logger: newLogger("warn"), Header: http.Header{},
+	}
+	var faults []error
+	for _, t := range o.targets {
+		target, err := parseTarget(t)
+		cfg.Targets, faults = append(cfg.Targets, target), append(faults, err)
+	}
+	for _, h := range o.headers {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok || strings.TrimSpace(name) == "" {
+			faults = append(faults, errors.New("a --header is not 'Name: value'"))
+		}
+		cfg.Header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	if o.synthetic {
+		cfg.Header.Set(loadtest.Synthetic, "1")
+	}
+	source, err := o.traffic.source()
+	cfg.Source = source
+	return cfg, errors.Join(append(faults, err)...)
+}
+
 // report writes the summary of the span that was asked for.
 func (o *benchOptions) report(stdout io.Writer, records []loadtest.Record, start time.Time) error {
 	from, to := start.Add(o.from), time.Time{}
@@ -129,7 +158,21 @@ func (o *benchOptions) report(stdout io.Writer, records []loadtest.Record, start
 			return fmt.Errorf("write summary: %w", err)
 		}
 	}
-	return printSummary(stdout, s)
+	if err := o.saveResult(loadtest.NewResult(records, s, o.model)); err != nil {
+		return err
+	}
+	return s.Table(stdout)
+}
+
+func (o *benchOptions) saveResult(r loadtest.Result) error {
+	if o.save == "" {
+		return nil
+	}
+	f, err := os.Create(o.save)
+	if err != nil {
+		return fmt.Errorf("write result: %w", err)
+	}
+	return errors.Join(r.Write(f), f.Close())
 }
 
 // parseTarget reads URL[,READY-URL][,API] in which an API is told by having no "://".
@@ -157,22 +200,4 @@ func openRequestLog(file string) (*loadtest.Log, func() error, error) {
 	}
 	log := loadtest.NewLog(f)
 	return log, func() error { return errors.Join(log.Err(), f.Close()) }, nil
-}
-
-func printSummary(w io.Writer, s loadtest.Summary) error {
-	fmt.Fprintf(w, "%d requests in %.1f s: %d succeeded, %d failed", s.Requests, s.Seconds, s.Succeeded, s.Failed)
-	for why, n := range s.FailedBy {
-		fmt.Fprintf(w, " (%s %d)", why, n)
-	}
-	fmt.Fprintf(w, "\n%.2f requests/s, %.0f output tokens/s; good %d of %d (%.1f %%)\n",
-		s.RequestsPerSec, s.OutputTokensPerSec, s.Good, s.Requests, 100*s.GoodFraction)
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "seconds\tmean\tp50\tp95\tp99\t")
-	for _, row := range []struct {
-		name string
-		l    loadtest.Latency
-	}{{"TTFT", s.TTFT}, {"TPOT", s.TPOT}, {"ITL", s.ITL}, {"E2E", s.E2E}} {
-		fmt.Fprintf(t, "%s\t%.4f\t%.4f\t%.4f\t%.4f\t\n", row.name, row.l.Mean, row.l.P50, row.l.P95, row.l.P99)
-	}
-	return t.Flush()
 }

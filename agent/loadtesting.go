@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/optiinfra/performance-agent/agent/loadtest"
@@ -14,7 +15,8 @@ import (
 // maxLoadTest bounds what one directive may ask for.
 const maxLoadTest = 10 * time.Minute
 
-// loadTest drives load at the instance, which must be out of rotation: users come first.
+// loadTest drives load at the instance, which must be out of rotation: users come first. Its requests
+// say that they are no user's.
 func (in *instance) loadTest(ctx context.Context, t *agentv1.LoadTest) ([]byte, error) {
 	duration := t.GetDuration().AsDuration()
 	switch serving, _ := in.machine.Serving(); {
@@ -34,6 +36,7 @@ func (in *instance) loadTest(ctx context.Context, t *agentv1.LoadTest) ([]byte, 
 		Targets:  []loadtest.Target{{Name: in.id, URL: in.cfg.URL, API: api}},
 		Source:   loadtest.NewPoisson(t.GetRequestsPerSecond(), int(t.GetPromptTokens()), int(t.GetOutputTokens()), t.GetSeed()),
 		Duration: duration, Model: in.adapter.described().GetModel(), Seed: t.GetSeed(),
+		Header:   http.Header{loadtest.Synthetic: {"1"}},
 		OnRecord: func(r loadtest.Record) { records = append(records, r) }, Logger: in.log,
 	})
 	if err != nil {

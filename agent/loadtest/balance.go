@@ -41,6 +41,7 @@ type backend struct {
 	Target
 	ready    bool
 	inFlight int
+	ejected  time.Time // when it last took no connection
 }
 
 func newBalancer(targets []Target, policy Policy, seed uint64, client *http.Client) (*balancer, error) {
@@ -71,11 +72,12 @@ func (b *balancer) watchOne(ctx context.Context, k *backend) {
 	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
 	for {
+		asked := time.Now()
 		ready := b.poll(ctx, k.ReadyURL)
 		if ctx.Err() != nil {
 			return
 		}
-		b.set(k, ready)
+		b.set(k, ready, asked)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -101,14 +103,30 @@ func (b *balancer) poll(ctx context.Context, url string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-func (b *balancer) set(k *backend, ready bool) {
+// set takes the answer to a poll; one that was asked before the target refused a connection is old.
+func (b *balancer) set(k *backend, ready bool, asked time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if ready && asked.Before(k.ejected) {
+		return
+	}
 	if ready && !k.ready {
 		close(b.changed)
 		b.changed = make(chan struct{})
 	}
 	k.ready = ready
+}
+
+// eject takes a target that refused a connection out until it calls itself ready anew. It reports
+// false for one that nobody polls: that stays in.
+func (b *balancer) eject(k *backend) bool {
+	if k.ReadyURL == "" {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k.ready, k.ejected = false, time.Now()
+	return true
 }
 
 // acquire picks a ready target, waiting for one until ctx ends; release must follow.

@@ -328,7 +328,7 @@ func TestPolicies(t *testing.T) {
 	if got := pick(rr, 4); got != "abca" {
 		t.Errorf("round robin %s", got)
 	}
-	rr.set(rr.backends[1], false)
+	rr.set(rr.backends[1], false, time.Now())
 	if got := pick(rr, 4); got != "caca" {
 		t.Errorf("round robin without b %s", got)
 	}
@@ -344,7 +344,7 @@ func TestPolicies(t *testing.T) {
 		t.Errorf("random %s", got)
 	}
 	for _, k := range rr.backends {
-		rr.set(k, false)
+		rr.set(k, false, time.Now())
 	}
 	if k, _ := rr.pick(); k != nil {
 		t.Errorf("picked %s of none", k.Name)
@@ -370,7 +370,7 @@ func TestBodies(t *testing.T) {
 		SGLangGenerate:    `{"text":"p","sampling_params":{"max_new_tokens":7,"temperature":0,"ignore_eos":true},"stream":true}`,
 		TGIGenerateStream: `{"inputs":"p","parameters":{"max_new_tokens":7}}`,
 	} {
-		if got, err := api.body("m", "p", 7); string(got) != want || err != nil {
+		if got, err := api.body("m", "p", nil, 7); string(got) != want || err != nil {
 			t.Errorf("%s: %s, %v", api, got, err)
 		}
 	}
@@ -381,7 +381,7 @@ func TestPoissonAndPrompts(t *testing.T) {
 	var last Request
 	for range 10000 {
 		x, _ := a.Next()
-		if y, _ := b.Next(); x != y || x.Offset < last.Offset {
+		if y, _ := b.Next(); x.Offset != y.Offset || x.PromptTokens != 10 || x.OutputTokens != 20 || x.Offset < last.Offset {
 			t.Fatalf("%+v, %+v after %+v", x, y, last)
 		}
 		last = x
@@ -389,8 +389,8 @@ func TestPoissonAndPrompts(t *testing.T) {
 	if s := last.Offset.Seconds(); s < 190 || s > 210 {
 		t.Errorf("10,000 arrivals at 50/s took %.1f s", s)
 	}
-	p := prompt(40, 1, 2)
-	if n := len(strings.Fields(p)); n != 40 || p != prompt(40, 1, 2) || p == prompt(40, 1, 3) || p == prompt(40, 2, 2) {
+	p := prompt(40, nil, 1, 2)
+	if n := len(strings.Fields(p)); n != 40 || p != prompt(40, nil, 1, 2) || p == prompt(40, nil, 1, 3) || p == prompt(40, nil, 2, 2) {
 		t.Errorf("%d words: %s", n, p)
 	}
 }

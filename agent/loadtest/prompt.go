@@ -16,17 +16,42 @@ through much before line right too mean old any same tell boy follow came want s
 does another well large must big even such because turn here why ask went men read need land different home us move try kind
 hand picture again change off play spell air away animal house point page letter mother answer found study still learn`)
 
-// prompt generates n words. Different numbers give different texts from the first words on, so that
-// prefix caches find nothing unless the workload means them to.
-func prompt(n int, seed uint64, number int) string {
-	rng := rand.New(rand.NewPCG(seed, uint64(number)))
+// sharedTokens sets the seed of what blocks of one ID share apart from that of single requests.
+const sharedTokens = 1 << 63
+
+// draw calls emit with n numbers below limit. The blocks come first; what follows is of this number
+// alone, so that prefix caches find nothing unless the workload means them to.
+func draw(n, limit int, blocks []Block, seed uint64, number int, emit func(int)) {
+	n = max(n, 1)
+	some := func(tokens int, source rand.Source) {
+		rng := rand.New(source)
+		for range min(tokens, n) {
+			emit(rng.IntN(limit))
+			n--
+		}
+	}
+	for _, b := range blocks {
+		some(b.Tokens, rand.NewPCG(seed^sharedTokens, b.ID))
+	}
+	some(n, rand.NewPCG(seed, uint64(number)))
+}
+
+// prompt generates n words.
+func prompt(n int, blocks []Block, seed uint64, number int) string {
 	var b strings.Builder
-	b.Grow(n * 6)
-	for i := range max(n, 1) {
-		if i > 0 {
+	b.Grow(max(n, 1) * 6)
+	draw(n, len(words), blocks, seed, number, func(word int) {
+		if b.Len() > 0 {
 			b.WriteByte(' ')
 		}
-		b.WriteString(words[rng.IntN(len(words))])
-	}
+		b.WriteString(words[word])
+	})
 	return b.String()
+}
+
+// promptIDs generates n token ids of a vocabulary.
+func promptIDs(n, vocabulary int, blocks []Block, seed uint64, number int) []int {
+	ids := make([]int, 0, max(n, 1))
+	draw(n, vocabulary, blocks, seed, number, func(id int) { ids = append(ids, id) })
+	return ids
 }

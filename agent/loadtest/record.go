@@ -14,7 +14,7 @@ import (
 const (
 	FailedNotReady   = "not_ready"    // no target became ready in time; nothing was sent
 	FailedTooMany    = "too_many"     // Config.MaxInFlight requests were open; nothing was sent
-	FailedConnect    = "connect"      // refused, reset or unreachable before an answer
+	FailedConnect    = "connect"      // refused everywhere, reset or unreachable before an answer
 	FailedStream     = "stream_error" // an error event inside a stream of status 200
 	FailedCut        = "cut"          // the stream ended before its end
 	FailedEmpty      = "empty"        // a complete stream without a token
@@ -26,8 +26,8 @@ const (
 type Record struct {
 	Number   int       `json:"n"`
 	Target   string    `json:"target,omitempty"`
-	Intended time.Time `json:"intended"` // when it was due
-	Sent     time.Time `json:"sent,omitzero"`
+	Intended time.Time `json:"intended"`      // when it was due
+	Sent     time.Time `json:"sent,omitzero"` // the last time, where it was sent again
 	// FirstToken and LastToken are when the event with it had arrived.
 	FirstToken time.Time `json:"first_token,omitzero"`
 	LastToken  time.Time `json:"last_token,omitzero"`
@@ -39,7 +39,8 @@ type Record struct {
 	PromptTokens int    `json:"prompt_tokens"`
 	Tokens       int    `json:"tokens"`
 	Status       int    `json:"status,omitempty"`
-	Failed       string `json:"failed,omitempty"` // failure class, empty for a success
+	Refused      int    `json:"refused,omitempty"` // ready targets that took no connection, before this one
+	Failed       string `json:"failed,omitempty"`  // failure class, empty for a success
 	Detail       string `json:"detail,omitempty"`
 }
 

@@ -3,6 +3,7 @@ package loadtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -17,9 +18,13 @@ type Config struct {
 	Duration time.Duration // 0: until the source or ctx ends
 	Model    string        // sent to OpenAI routes; a vLLM server accepts its own name only
 	Seed     uint64        // of prompts and of the random policy
+	// Vocabulary above 0 sends generated prompts as token ids below it, so that their lengths are
+	// exact; the API must take ids. 0 sends words, of about one token each.
+	Vocabulary int
+	Header     http.Header // added to every request
 
 	Timeout     time.Duration // 10 min for one request
-	ReadyWait   time.Duration // 10 s for a target to become ready, then the request failed
+	ReadyWait   time.Duration // 10 s for a target that is ready and takes the connection, then the request failed
 	DrainWait   time.Duration // 30 s for open requests when the run ends
 	MaxInFlight int           // 20000 open requests; one more fails without being sent
 
@@ -75,6 +80,9 @@ func New(cfg Config) (*Runner, error) {
 	}
 	for _, t := range cfg.Targets {
 		faults = append(faults, t.Validate())
+		if cfg.Vocabulary > 0 && !t.API.takesIDs() {
+			faults = append(faults, fmt.Errorf("target %s: %s takes no token ids", t.name(), t.API))
+		}
 	}
 	client := newClient()
 	b, err := newBalancer(cfg.Targets, cfg.Policy, cfg.Seed, client)
@@ -83,6 +91,10 @@ func New(cfg Config) (*Runner, error) {
 	}
 	return &Runner{cfg: cfg, log: cfg.Logger.With("component", "loadtest"), client: client, balancer: b}, nil
 }
+
+// Synthetic marks requests that no user waits for: our observer leaves those that carry it out of
+// users' latencies. Engines pass over the header, so that their own histograms count such requests.
+const Synthetic = "X-Perf-Synthetic"
 
 // newClient keeps connections for less than the five seconds after which vLLM and SGLang close idle
 // ones, so that no request meets a connection that is just being closed.

@@ -6,30 +6,64 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
 )
 
-// send carries out one request and fills in its record. It never retries.
+// send carries out one request and fills in its record. Where no connection could be made, nothing
+// has left: the request goes to the next target that is ready, as a balancer would send it. Nothing
+// else is sent twice.
 func (r *Runner) send(ctx context.Context, req Request, rec *Record) {
+	body := r.prepare(req, rec.Number)
 	wait, cancel := context.WithTimeout(ctx, r.cfg.ReadyWait)
-	k, err := r.balancer.acquire(wait)
-	cancel()
-	if err != nil {
-		rec.fail(FailedNotReady, fmt.Sprintf("no target was ready within %v", r.cfg.ReadyWait))
-		if ctx.Err() != nil {
-			rec.fail(FailedUnfinished, "")
+	defer cancel()
+	for {
+		k, err := r.balancer.acquire(wait)
+		if err != nil {
+			r.notSent(ctx, rec)
+			return
 		}
-		return
+		if err = r.attempt(ctx, k, body, rec); err == nil {
+			return
+		}
+		if !refused(err) || !r.balancer.eject(k) {
+			return
+		}
+		rec.Refused++
 	}
+}
+
+// notSent says why a request found no target: none was ready, or those that were took no connection,
+// whose class and text are in the record already.
+func (r *Runner) notSent(ctx context.Context, rec *Record) {
+	switch {
+	case ctx.Err() != nil:
+		rec.fail(FailedUnfinished, "")
+	case rec.Failed == "":
+		rec.fail(FailedNotReady, fmt.Sprintf("no target was ready within %v", r.cfg.ReadyWait))
+	}
+}
+
+// attempt sends a request to one target.
+func (r *Runner) attempt(ctx context.Context, k *backend, body func(API) ([]byte, error), rec *Record) error {
 	defer r.balancer.release(k)
 	rec.Target = k.name()
-	ctx, cancel = context.WithTimeoutCause(ctx, r.cfg.Timeout, errTimeout)
+	rec.fail("", "")
+	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Timeout, errTimeout)
 	defer cancel()
-	if err := r.exchange(ctx, k.Target, req, rec); err != nil {
+	err := r.exchange(ctx, k.Target, body, rec)
+	if err != nil {
 		rec.fail(r.class(ctx, rec, err), err.Error())
 	}
+	return err
+}
+
+// refused says whether there was no connection to send on.
+func refused(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 var (
@@ -58,18 +92,30 @@ func (r *Runner) class(ctx context.Context, rec *Record, err error) string {
 	return FailedCut
 }
 
-func (r *Runner) exchange(ctx context.Context, t Target, req Request, rec *Record) error {
-	text := req.Prompt
-	if text == "" {
-		text = prompt(req.PromptTokens, r.cfg.Seed, rec.Number)
+// prepare generates the prompt, once for all targets.
+func (r *Runner) prepare(req Request, number int) func(API) ([]byte, error) {
+	text, ids := req.Prompt, []int(nil)
+	switch {
+	case text != "":
+	case r.cfg.Vocabulary > 0:
+		ids = promptIDs(req.PromptTokens, r.cfg.Vocabulary, req.Prefix, r.cfg.Seed, number)
+	default:
+		text = prompt(req.PromptTokens, req.Prefix, r.cfg.Seed, number)
 	}
-	body, err := t.API.body(r.cfg.Model, text, req.OutputTokens)
+	return func(a API) ([]byte, error) { return a.body(r.cfg.Model, text, ids, req.OutputTokens) }
+}
+
+func (r *Runner) exchange(ctx context.Context, t Target, body func(API) ([]byte, error), rec *Record) error {
+	b, err := body(t.API)
 	if err != nil {
 		return err
 	}
-	out, err := http.NewRequestWithContext(ctx, http.MethodPost, t.endpoint(), bytes.NewReader(body))
+	out, err := http.NewRequestWithContext(ctx, http.MethodPost, t.endpoint(), bytes.NewReader(b))
 	if err != nil {
 		return err
+	}
+	for name, values := range r.cfg.Header {
+		out.Header[http.CanonicalHeaderKey(name)] = values
 	}
 	out.Header.Set("Content-Type", "application/json")
 	out.Header.Set("Accept", "text/event-stream")

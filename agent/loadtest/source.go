@@ -3,8 +3,9 @@
 // the request was due, so that a late client hides nothing (no coordinated omission). It stands in
 // for a Kubernetes Service, too: it spreads requests over the targets that call themselves ready.
 //
-// It retries nothing, decides nothing, and knows engines only by their request formats. Traffic
-// comes from a Source; what the figures mean for a configuration is others' business.
+// It sends again only what never left (no connection could be made), decides nothing, and knows
+// engines only by their request formats. Traffic comes from a Source; what the figures mean for a
+// configuration is others' business.
 package loadtest
 
 import (
@@ -15,10 +16,18 @@ import (
 // Request is one request of a workload.
 type Request struct {
 	Offset time.Duration // when it is due, from the start of the run
-	// Prompt is generated with about PromptTokens tokens when empty.
+	// Prompt is generated with about PromptTokens tokens when empty, beginning with Prefix.
 	Prompt       string
 	PromptTokens int
 	OutputTokens int
+	Prefix       []Block
+}
+
+// Block is a part of a prompt that other requests may have, too: blocks of equal ID and length hold
+// the same tokens.
+type Block struct {
+	ID     uint64
+	Tokens int
 }
 
 // Source yields requests in the order of their offsets; ok is false when there are no more. It must

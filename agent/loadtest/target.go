@@ -75,9 +75,10 @@ type streamOptions struct {
 	IncludeUsage bool `json:"include_usage"`
 }
 
+// openAIBody asks for temperature 0 and no end before the last token.
 type openAIBody struct {
 	Model         string        `json:"model,omitempty"`
-	Prompt        string        `json:"prompt,omitempty"`
+	Prompt        any           `json:"prompt,omitempty"` // text, or token ids
 	Messages      []message     `json:"messages,omitempty"`
 	MaxTokens     int           `json:"max_tokens"`
 	Temperature   float64       `json:"temperature"`
@@ -93,7 +94,8 @@ type sglangSampling struct {
 }
 
 type sglangBody struct {
-	Text     string         `json:"text"`
+	Text     string         `json:"text,omitempty"`
+	InputIDs []int          `json:"input_ids,omitempty"`
 	Sampling sglangSampling `json:"sampling_params"`
 	Stream   bool           `json:"stream"`
 }
@@ -108,18 +110,25 @@ type tgiParameters struct {
 	MaxNewTokens int `json:"max_new_tokens"`
 }
 
-// body of a request for exactly that many output tokens, where the API can ask for that.
-func (a API) body(model, text string, tokens int) ([]byte, error) {
+// takesIDs says whether a prompt may be given as token ids.
+func (a API) takesIDs() bool { return a == OpenAICompletions || a == SGLangGenerate }
+
+// body of a request for exactly that many output tokens, where the API can ask for that. The prompt
+// is ids where there are any, else text.
+func (a API) body(model, text string, ids []int, tokens int) ([]byte, error) {
 	open := openAIBody{Model: model, MaxTokens: tokens, IgnoreEOS: true, Stream: true, StreamOptions: streamOptions{true}}
 	switch a {
 	case OpenAICompletions:
 		open.Prompt = text
+		if ids != nil {
+			open.Prompt = ids
+		}
 		return json.Marshal(open)
 	case OpenAIChat:
 		open.Messages = []message{{"user", text}}
 		return json.Marshal(open)
 	case SGLangGenerate:
-		return json.Marshal(sglangBody{text, sglangSampling{MaxNewTokens: tokens, IgnoreEOS: true}, true})
+		return json.Marshal(sglangBody{text, ids, sglangSampling{MaxNewTokens: tokens, IgnoreEOS: true}, true})
 	case TGIGenerateStream:
 		return json.Marshal(tgiBody{text, tgiParameters{tokens}})
 	}
