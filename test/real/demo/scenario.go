@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/optiinfra/performance-agent/test/real/demo/stage"
+	"github.com/optiinfra/performance-agent/test/real/engine"
+)
+
+// scenario is a documented mistake, and traffic that it cannot serve while better settings can.
+type scenario struct {
+	words   string
+	flags   []string
+	traffic stage.Traffic
+	// refused is a setting that the engine refuses at its start.
+	refused map[string]string
+}
+
+// key of the table below.
+type key struct {
+	name string
+	kind engine.Kind
+}
+
+// Rates are a third above three times what one replica completes with the mistake; the tiny model's
+// tokenizer makes three tokens of a word.
+var scenarios = map[key]scenario{
+	{"sequences", engine.VLLM}: {
+		words: "two sequences at once", flags: []string{"--max-num-seqs", "2"},
+		traffic: stage.Traffic{Rate: 8, PromptWords: 40, OutputTokens: 64},
+	},
+	{"sequences", engine.SGLang}: {
+		words: "two requests at once", flags: []string{"--max-running-requests", "2"},
+		traffic: stage.Traffic{Rate: 5.5, PromptWords: 20, OutputTokens: 64},
+	},
+	{"prefix", engine.VLLM}: {
+		words: "no prefix cache under a long shared prompt", flags: []string{"--no-enable-prefix-caching", "--max-num-seqs", "32"},
+		traffic: stage.Traffic{Rate: 4, PromptWords: 400, SharedWords: 380, OutputTokens: 16},
+	},
+	{"prefix", engine.SGLang}: {
+		words: "no prefix cache under a long shared prompt", flags: []string{"--disable-radix-cache", "--max-running-requests", "32"},
+		traffic: stage.Traffic{Rate: 4, PromptWords: 400, SharedWords: 380, OutputTokens: 16},
+	},
+	{"budget", engine.VLLM}: {
+		words: "sixteen tokens a step", flags: []string{"--max-num-batched-tokens", "16", "--max-num-seqs", "16"},
+		traffic: stage.Traffic{Rate: 4, PromptWords: 160, OutputTokens: 32},
+	},
+	{"budget", engine.SGLang}: {
+		words: "sixteen tokens of a prompt a step", flags: []string{"--chunked-prefill-size", "16", "--max-running-requests", "32"},
+		traffic: stage.Traffic{Rate: 4, PromptWords: 160, OutputTokens: 32},
+	},
+}
+
+func scenarioOf(name string, kind engine.Kind, replicas int) (scenario, error) {
+	s, ok := scenarios[key{name, kind}]
+	if !ok {
+		return s, fmt.Errorf("no scenario %q for %s", name, kind)
+	}
+	s.traffic.Rate *= float64(replicas)
+	s.traffic.Seed = 7
+	s.refused = map[string]string{"max_model_len": "999999"}
+	if kind == engine.SGLang {
+		s.refused = map[string]string{"context_length": "999999999"}
+	}
+	return s, nil
+}
