@@ -67,7 +67,7 @@ func (s *Scene) liveLaws(t traffic, n int) []law {
 	if !(mean.seconds > 0) {
 		return nil
 	}
-	prefill := s.prefillSeconds()
+	prefill := s.prefillSeconds(t)
 	guess := tokenShare * mean.seconds / (mean.sequences + mean.tokens)
 	computed := math.Max(1, t.prompt*(1-t.hit))
 	if prefill > 0 {
@@ -134,13 +134,27 @@ func prefillMisfit(l law, seen, sequences, prompt float64) float64 {
 	return e * e / 2
 }
 
-// prefillSeconds is the mean time from admission to first token, 0 where no source tells.
-func (s *Scene) prefillSeconds() float64 {
-	ttft, queue := s.Totals.Sketches[fleet.TTFT], s.Totals.Sketches[fleet.Queue]
-	if ttft == nil || queue == nil || ttft.Count() == 0 || queue.Count() == 0 {
-		return 0
+// prefillMetric is the time from admission to first token, where the engine tells it.
+const prefillMetric = "prefill_seconds"
+
+// prefillSeconds is the mean time from admission to first token, 0 where no source tells. What is
+// left of a request's time is taken from histograms that are all written at its end, and so are of
+// the same requests.
+func (s *Scene) prefillSeconds(t traffic) float64 {
+	mean := func(metric string) float64 {
+		if k := s.Totals.Sketches[metric]; k != nil && k.Count() > 0 {
+			return k.Mean()
+		}
+		return math.NaN()
 	}
-	return math.Max(0, ttft.Mean()-queue.Mean())
+	if v := mean(prefillMetric); v > 0 {
+		return v
+	}
+	rest := mean(fleet.E2E) - mean(fleet.Queue) - mean(fleet.TPOT)*(t.output-1)
+	if rest > 0 {
+		return rest
+	}
+	return 0
 }
 
 // points of the span: bins of a few seconds of each replica.

@@ -30,10 +30,37 @@ type truth struct {
 	t      *testing.T
 	tables *perfmodel.Tables
 	hidden des.Truth
+	law    des.Cost // takes the place of tables and coefficients
+	// clients of a closed loop, 0: the trace's own arrivals
+	clients int
 }
 
 func (u truth) run(seqs, budget int, trace []workload.Request, onStep func(int, time.Duration, des.Step)) des.Result {
 	u.t.Helper()
+	engines := make([]*des.Engine, replicas)
+	for i := range engines {
+		engines[i] = des.New(des.Config{
+			Dialect: des.VLLM, MaxNumSeqs: seqs, MaxBatchedTokens: budget, ChunkedPrefill: true,
+			KVTokens: 400_000, AsyncScheduling: true, StepNoise: u.hidden.StepNoise,
+		}, u.cost(seqs, budget, i), uint64(i))
+	}
+	r, err := des.Run(engines, trace, des.Options{
+		Clients:   u.clients,
+		OnStep:    onStep,
+		Objective: des.Objective{TTFT: duration(objectives.TtftSeconds), TPOT: duration(objectives.TpotSeconds)},
+	})
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return r
+}
+
+// cost of the i-th engine's steps.
+func (u truth) cost(seqs, budget, i int) des.Cost {
+	u.t.Helper()
+	if u.law != nil {
+		return u.law
+	}
 	_, gpu, err := u.tables.GPU("h100-sxm")
 	if err != nil {
 		u.t.Fatal(err)
@@ -46,21 +73,7 @@ func (u truth) run(seqs, budget int, trace []workload.Request, onStep func(int, 
 	if err != nil {
 		u.t.Fatal(err)
 	}
-	engines := make([]*des.Engine, replicas)
-	for i := range engines {
-		engines[i] = des.New(des.Config{
-			Dialect: des.VLLM, MaxNumSeqs: seqs, MaxBatchedTokens: budget, ChunkedPrefill: true,
-			KVTokens: 400_000, AsyncScheduling: true, StepNoise: u.hidden.StepNoise,
-		}, u.hidden.Life(uint64(i), p), uint64(i))
-	}
-	r, err := des.Run(engines, trace, des.Options{
-		OnStep:    onStep,
-		Objective: des.Objective{TTFT: duration(objectives.TtftSeconds), TPOT: duration(objectives.TpotSeconds)},
-	})
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	return r
+	return u.hidden.Life(uint64(i), p)
 }
 
 // windows turns a run into the telemetry that sidecars would have sent, ending at end.
@@ -93,6 +106,9 @@ func (u truth) windows(seqs, budget int, trace []workload.Request, seconds int, 
 		observe(u.t, at(o.Replica, o.FirstToken), fleet.TTFT, o.TTFT().Seconds())
 		observe(u.t, at(o.Replica, o.FirstToken), fleet.Queue, o.Queued.Seconds())
 		observe(u.t, at(o.Replica, o.End), fleet.E2E, o.E2E().Seconds())
+		if tpot := o.TPOT().Seconds(); tpot > 0 {
+			observe(u.t, at(o.Replica, o.End), fleet.TPOT, tpot)
+		}
 		at(o.Replica, o.FirstToken).Counters[fleet.PromptTokens] += float64(o.Request.PromptTokens)
 		at(o.Replica, o.End).Counters[fleet.RequestsFinished]++
 		for s := int(o.Arrival.Seconds()); s < int((o.Arrival + o.Queued).Seconds()); s++ {
@@ -142,6 +158,11 @@ func description() *enginev1.Description {
 // fleetOf registers replicas that run with the given settings on their command line.
 func fleetOf(t *testing.T, base map[string]string) *fsm.Machine {
 	t.Helper()
+	return fleetOn(t, "h100-sxm", base)
+}
+
+func fleetOn(t *testing.T, hardware string, base map[string]string) *fsm.Machine {
+	t.Helper()
 	m := fsm.New()
 	var transitions []*commandv1.AgentTransition
 	yes := true
@@ -150,7 +171,7 @@ func fleetOf(t *testing.T, base map[string]string) *fsm.Machine {
 		d.Effective = base
 		transitions = append(transitions, &commandv1.AgentTransition{
 			InstanceId: instanceID(i), AgentId: "agent", Reachable: &yes,
-			Engine: &agentv1.EngineInfo{InstanceId: instanceID(i), Name: string(rune('a' + i)), Group: "chat", Hardware: "h100-sxm", Description: d, BaseSettings: base},
+			Engine: &agentv1.EngineInfo{InstanceId: instanceID(i), Name: string(rune('a' + i)), Group: "chat", Hardware: hardware, Description: d, BaseSettings: base},
 			State:  &agentv1.StateReport{InstanceId: instanceID(i), Sequence: 1, Phase: agentv1.Phase_PHASE_IDLE, Serving: true},
 		})
 	}

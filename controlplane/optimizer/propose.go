@@ -101,7 +101,7 @@ func (f forecast) Gain(knobs []string) (gain, low float64, remedy string) {
 		if o.err != nil {
 			continue
 		}
-		if g := gains(o, base, f.sim.scene.Objectives); len(g) > 0 && mean(g) > gain+0.02 {
+		if g := f.sim.gains(o, base); len(g) > 0 && mean(g) > gain+0.02 {
 			gain, low, remedy = mean(g), g[0], c.title(f.sim.scene)
 		}
 	}
@@ -172,12 +172,12 @@ func (v *Service) fill(r *commandv1.Recommendation, s *Scene, sim *simulator, ra
 	}
 	r.Rejected = rejections(no)
 	if sim.clients > 0 {
-		r.Evidence = append(r.Evidence, fmt.Sprintf("requests wait all the time and their number stays: predicted for %d open requests per replica, as now; how many more would come is not seen", sim.clients/sim.replicas))
+		r.Evidence = append(r.Evidence, fmt.Sprintf("requests wait all the time and their number stays: predicted for %d open requests per replica, as now; how many more would come is not seen", sim.clients))
 	}
 	if s.turnsCacheOn(pick.neutral) {
 		r.Evidence = append(r.Evidence, "how much of the prompts repeats cannot be seen while prefix caching is off: predicted over shares of 0 to 90 %; a cache that finds nothing costs next to nothing, so a canary may find out")
 	}
-	if pick.low < v.cfg.MinGain && !(s.turnsCacheOn(pick.neutral) && pick.low > -v.cfg.MinGain && pick.gain > v.cfg.MinGain) {
+	if pick.low < v.cfg.MinGain && !v.worthATry(s, sim, pick) {
 		r.Title = fmt.Sprintf("keep the incumbent: the best candidate (%s) is predicted to gain %.0f %% (at least %.0f %% with 90 %% confidence), less than the %.0f %% worth a change", pick.title(s), 100*pick.gain, 100*pick.low, 100*v.cfg.MinGain)
 		return
 	}
@@ -192,6 +192,18 @@ func (v *Service) fill(r *commandv1.Recommendation, s *Scene, sim *simulator, ra
 	r.Predicted = predicted(pick.outcome, s.Replicas, sim)
 	r.Prerequisites = prerequisites(s, pick)
 	r.CommandLine = commandLine(s, pick.change)
+}
+
+// worthATry reports whether a canary may find out what cannot be predicted well: much is to be gained
+// on average, and even the unlucky draws lose nothing, or no more than an unused cache costs.
+func (v *Service) worthATry(s *Scene, sim *simulator, pick scored) bool {
+	switch {
+	case s.turnsCacheOn(pick.neutral):
+		return pick.low > -v.cfg.MinGain && pick.gain > v.cfg.MinGain
+	case len(sim.cal.laws) > 0:
+		return pick.low > 0 && pick.gain > 3*v.cfg.MinGain
+	}
+	return false
 }
 
 func risk(r *commandv1.Recommendation) string {
@@ -274,7 +286,11 @@ func predicted(o outcome, replicas int, sim *simulator) map[string]*commandv1.Pr
 	quantiles("ttft", errorTTFT, func(s des.Summary) des.Quantiles { return s.TTFT })
 	quantiles("tpot", errorTPOT, func(s des.Summary) des.Quantiles { return s.TPOT })
 	quantiles("e2e", errorTPOT, func(s des.Summary) des.Quantiles { return s.E2E })
-	put("throughput_tokens", "tok/s", 0, func(s des.Summary) float64 { return scale * s.OutputTokenRate })
+	served := 0.0 // what arrives is served, unless more waits
+	if sim.clients > 0 {
+		served = errorTPOT
+	}
+	put("throughput_tokens", "tok/s", served, func(s des.Summary) float64 { return scale * s.OutputTokenRate })
 	put("goodput_share", "1", 0, func(s des.Summary) float64 { return s.GoodShare })
 	return p
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/optiinfra/performance-agent/pkg/des"
 	"github.com/optiinfra/performance-agent/pkg/perfmodel"
 	"github.com/optiinfra/performance-agent/pkg/workload"
-	commandv1 "github.com/optiinfra/performance-agent/proto/command/v1"
 )
 
 // Size of a simulated replay. Arrivals are as bursty as the Azure conversation trace and lengths
@@ -40,14 +39,16 @@ type simulator struct {
 	traffic  traffic
 	cal      *calibration
 	replicas int
-	clients  int                  // of all replicas, in a closed loop; 0: arrivals do not depend on answers
+	clients  int                  // in a closed loop; 0: arrivals do not depend on answers
 	traces   [][]workload.Request // one per draw
 	stressed [][]workload.Request // the same, arriving faster
 }
 
 func newSimulator(s *Scene, t traffic, cal *calibration) (*simulator, error) {
 	sim := &simulator{scene: s, traffic: t, cal: cal, replicas: min(maxReplicas, max(1, s.Replicas))}
-	sim.clients = s.heldBack() * sim.replicas
+	if sim.clients = s.heldBack(); sim.clients > 0 {
+		sim.replicas = 1 // they are alike, and each has its own senders
+	}
 	spec, err := workload.Named(trafficShape)
 	if err != nil {
 		return nil, err
@@ -226,7 +227,12 @@ type value struct {
 	speed float64 // 1 / seconds
 }
 
-func valueOf(s des.Summary, o *commandv1.Objectives) value {
+// Where requests are held back, latency is the senders' doing: what counts is how many get done.
+func (sim *simulator) valueOf(s des.Summary) value {
+	if sim.clients > 0 {
+		return value{share: 1, speed: s.RequestRate}
+	}
+	o := sim.scene.Objectives
 	v := value{share: 1, speed: 1 / math.Max(1e-6, s.E2E.P95.Seconds())}
 	if o.GetTtftSeconds() > 0 || o.GetTpotSeconds() > 0 || o.GetE2ESeconds() > 0 {
 		v.share = s.GoodShare
@@ -251,10 +257,10 @@ func (v value) gainOver(base value) float64 {
 }
 
 // gains of a candidate over the incumbent, one per draw, smallest first.
-func gains(candidate, incumbent outcome, o *commandv1.Objectives) []float64 {
+func (sim *simulator) gains(candidate, incumbent outcome) []float64 {
 	var out []float64
 	for i := range min(len(candidate.runs), len(incumbent.runs)) {
-		out = append(out, valueOf(candidate.runs[i], o).gainOver(valueOf(incumbent.runs[i], o)))
+		out = append(out, sim.valueOf(candidate.runs[i]).gainOver(sim.valueOf(incumbent.runs[i])))
 	}
 	slices.Sort(out)
 	return out
@@ -289,8 +295,8 @@ func (sim *simulator) best(cands []candidate) (ranked []scored, no []rejection) 
 			continue
 		}
 		ranked = append(ranked, scored{
-			candidate: c, outcome: o, gain: mean(gains(o, screenBase, sim.scene.Objectives)),
-			growth: mean(gains(sim.pressed(c.neutral, screenDraws, screenRequests), screenPressed, sim.scene.Objectives)),
+			candidate: c, outcome: o, gain: mean(sim.gains(o, screenBase)),
+			growth: mean(sim.gains(sim.pressed(c.neutral, screenDraws, screenRequests), screenPressed)),
 		})
 	}
 	sortByGain(ranked)
@@ -303,7 +309,7 @@ func (sim *simulator) best(cands []candidate) (ranked []scored, no []rejection) 
 	base := sim.run(nil, draws, fullRequests)
 	for i, r := range ranked {
 		ranked[i].outcome = sim.run(r.neutral, draws, fullRequests)
-		g := gains(ranked[i].outcome, base, sim.scene.Objectives)
+		g := sim.gains(ranked[i].outcome, base)
 		ranked[i].gain = mean(g)
 		if len(g) > 0 {
 			ranked[i].low = g[len(g)/10]
