@@ -68,6 +68,12 @@ e2e-vllm e2e-sglang: e2e-%: build ## the product against a real engine on this m
 	@test/real/engines/setup $* $(REAL) || { code=$$?; test $$code = 3 && echo "e2e-$* skipped" && exit 0; exit $$code; }; \
 	  ENGINE=$* PERF_BIN=$(BIN) go test -tags $(TAGS),real -count=1 -v -timeout 45m ./test/real/...
 
+ENGINE ?= vllm
+.PHONY: demo-real
+demo-real: build ## the whole loop on one real engine: make demo-real ENGINE=vllm|sglang, up to 8 minutes
+	@test/real/engines/setup $(ENGINE) $(REAL) || { code=$$?; test $$code = 3 && echo "demo-real skipped" && exit 0; exit $$code; }; \
+	  go run -tags $(TAGS) ./test/real/demo -engine $(ENGINE) -bin $(BIN) -report $(CURDIR)/demo-real-report.json
+
 .PHONY: bar
 bar: build ## print one bar: make bar ID=M1 [DATA=dir]
 	@test -n "$(ID)" || { echo "say which bar: make bar ID=M1" >&2; exit 2; }
