@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,8 +39,9 @@ type Ratio struct {
 	Metric          string
 	Quantile        float64
 	Canary, Control float64 // seconds
-	// Low is the ratio at the unfavourable ends of both 99 % intervals: what is certain.
-	Ratio, Low float64
+	// Low and High are the ratio at opposite ends of both 99 % intervals: it is certainly no less
+	// than Low and no more than High.
+	Ratio, Low, High float64
 	// Observations of the smaller side.
 	Observations float64
 }
@@ -89,6 +91,8 @@ func weigh(p *commandv1.Policy, ratios []Ratio, canary, control arm) (commandv1.
 		switch {
 		case r.Canary-r.Control <= negligible || r.Ratio <= p.GetMargin():
 			good = append(good, words)
+		case paceAllowed(p, r, ratios):
+			good = append(good, words+" (allowed)")
 		case r.Low > p.GetMargin():
 			return commandv1.Outcome_OUTCOME_FAIL, fmt.Sprintf("%s: certainly more than %.2f times worse", words, p.GetMargin())
 		default:
@@ -150,6 +154,9 @@ func hardWorse(p *commandv1.Policy, ratios []Ratio, canary, control arm) string 
 		if r.Quantile > 0.5 {
 			least = hardTailObs
 		}
+		if paceAllowed(p, r, ratios) || paceUnproven(p, r, ratios) {
+			continue
+		}
 		if r.Observations >= least && r.Ratio >= p.GetHardMargin() && r.Low > p.GetMargin() && r.Canary-r.Control > negligible {
 			return fmt.Sprintf("%s p%.0f %s against %s, %.1f times worse", metricName(r.Metric), r.Quantile*100, seconds(r.Canary), seconds(r.Control), r.Ratio)
 		}
@@ -158,6 +165,42 @@ func hardWorse(p *commandv1.Policy, ratios []Ratio, canary, control arm) string 
 		return fmt.Sprintf("%.0f %% failed requests against %.0f %%: more", canary.errorShare()*100, control.errorShare()*100)
 	}
 	return ""
+}
+
+// isPace says whether a metric is the pace of one stream. A larger batch slows every stream and ends
+// every request sooner, so a slower pace alone is not yet harm.
+func isPace(metric string) bool { return metric == fleet.TPOT || metric == fleet.ITL }
+
+// paceAllowed says that a slower pace harms nobody: it meets the group's objective for it or, where
+// there is none, requests certainly end sooner at the median and in the tail.
+func paceAllowed(p *commandv1.Policy, r Ratio, ratios []Ratio) bool {
+	if !isPace(r.Metric) {
+		return false
+	}
+	if objective := p.GetObjectives().GetTpotSeconds(); objective > 0 {
+		return r.Canary <= objective
+	}
+	sooner := 0
+	for _, e := range ratios {
+		if e.Metric == fleet.E2E && e.High < 1 {
+			sooner++
+		}
+	}
+	return sooner == 2
+}
+
+// paceUnproven says that too few requests have ended to know what a slower pace does to them. With
+// an objective for the pace that is no question.
+func paceUnproven(p *commandv1.Policy, r Ratio, ratios []Ratio) bool {
+	if !isPace(r.Metric) || p.GetObjectives().GetTpotSeconds() > 0 {
+		return false
+	}
+	for _, e := range ratios {
+		if e.Metric == fleet.E2E && e.Observations >= hardMedianObs {
+			return false
+		}
+	}
+	return true
 }
 
 var metrics = []string{fleet.TTFT, fleet.TPOT, fleet.ITL, fleet.E2E}
@@ -221,22 +264,31 @@ func summarise(a *fleet.Aggregate) *commandv1.Measured {
 	return m
 }
 
-// needed quantiles of a baseline: those compared, and the ends of their intervals.
-var needed = []float64{0.4, 0.45, 0.5, 0.55, 0.6, 0.9, 0.93, 0.95, 0.97, 0.99}
+// needed quantiles of a baseline, ascending: those compared, and the ends of their intervals.
+var needed = []float64{0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99}
 
 func armOfBaseline(m *commandv1.Measured) arm {
 	return arm{
 		requests: m.GetValues()[baselineRequests], failed: m.GetValues()[baselineFailed],
-		count: func(metric string) float64 { return m.GetValues()[metric+"_count"] },
-		quantile: func(metric string, q float64) float64 {
-			for _, have := range needed { // the next one above: an interval may only widen
-				if have >= q-1e-9 {
-					return m.GetValues()[baselineKey(metric, have)]
-				}
-			}
-			return m.GetValues()[baselineKey(metric, needed[len(needed)-1])]
-		},
+		count:    func(metric string) float64 { return m.GetValues()[metric+"_count"] },
+		quantile: func(metric string, q float64) float64 { return interpolated(m.GetValues(), metric, q) },
 	}
+}
+
+// interpolated reads a quantile of a baseline between the two kept ones beside it.
+func interpolated(values map[string]float64, metric string, q float64) float64 {
+	at := func(i int) float64 { return values[baselineKey(metric, needed[i])] }
+	i, exact := slices.BinarySearch(needed, q)
+	switch {
+	case exact:
+		return at(i)
+	case i == 0:
+		return at(0)
+	case i == len(needed):
+		return at(i - 1)
+	}
+	share := (q - needed[i-1]) / (needed[i] - needed[i-1])
+	return at(i-1) + share*(at(i)-at(i-1))
 }
 
 // compare the quantiles that both sides have.
@@ -251,6 +303,7 @@ func compare(canary, control arm) []Ratio {
 			r := Ratio{Metric: m, Quantile: q, Canary: canary.quantile(m, q), Control: control.quantile(m, q), Observations: min(n, k)}
 			r.Ratio = ratio(r.Canary, r.Control)
 			r.Low = ratio(canary.quantile(m, max(q-width(q, n), 0)), control.quantile(m, min(q+width(q, k), 1)))
+			r.High = ratio(canary.quantile(m, min(q+width(q, n), 1)), control.quantile(m, max(q-width(q, k), 0)))
 			ratios = append(ratios, r)
 		}
 	}

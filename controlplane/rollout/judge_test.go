@@ -101,3 +101,65 @@ func TestNonInferiority(t *testing.T) {
 		})
 	}
 }
+
+// paced gives every request a pace beside its latency.
+func paced(t testing.TB, tpot float64) func(w *fleet.Window) {
+	return func(w *fleet.Window) {
+		for _, m := range []string{fleet.TPOT, fleet.ITL} {
+			sketch := newSketch()
+			if err := sketch.AddN(tpot, w.Counters[fleet.RequestsFinished]); err != nil {
+				t.Fatal(err)
+			}
+			w.Sketches[m], w.Origin[m] = sketch, fleet.SourceEngine
+		}
+	}
+}
+
+// A larger batch slows each stream: harm only where an objective says so, or requests do not end
+// sooner for it.
+func TestSlowerPace(t *testing.T) {
+	const seconds = 130
+	before := traffic(t, 1, seconds, 5, 10, paced(t, 0.01))
+	for name, c := range map[string]struct {
+		e2e, tpot, objective float64
+		hard                 bool
+		want                 commandv1.Outcome
+	}{
+		"requests end sooner":             {e2e: 3, tpot: 0.023, want: commandv1.Outcome_OUTCOME_PASS},
+		"they do not":                     {e2e: 10, tpot: 0.023, hard: true},
+		"they hardly do":                  {e2e: 9.9, tpot: 0.023, hard: true},
+		"the objective allows it":         {e2e: 10, tpot: 0.023, objective: 0.03, want: commandv1.Outcome_OUTCOME_PASS},
+		"the objective forbids it":        {e2e: 3, tpot: 0.023, objective: 0.015, hard: true},
+		"the objective forbids it barely": {e2e: 3, tpot: 0.016, objective: 0.015, want: commandv1.Outcome_OUTCOME_FAIL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			policy := fsm.DefaultPolicy()
+			policy.Objectives = &commandv1.Objectives{TpotSeconds: c.objective}
+			after := traffic(t, 2, seconds, 5, c.e2e, paced(t, c.tpot))
+			for against, k := range map[string]Case{
+				"controls": {Control: before}, "baseline": {Baseline: summarise(before)},
+			} {
+				k.Policy, k.From, k.To, k.Canary = policy, t0, t0.Add(seconds*time.Second), after
+				if j := (NonInferiority{}).Judge(k); j.Hard != c.hard || !c.hard && j.Outcome != c.want {
+					t.Errorf("against %s: %s, hard %v, %q", against, j.Outcome, j.Hard, j.Summary)
+				}
+			}
+		})
+	}
+}
+
+// While nothing has ended yet, a slower pace alone is no regression.
+func TestSlowerPaceBeforeAnythingEnds(t *testing.T) {
+	noEnd := func(w *fleet.Window) {
+		paced(t, 0.023)(w)
+		delete(w.Sketches, fleet.E2E)
+		delete(w.Sketches, fleet.TTFT)
+	}
+	j := NonInferiority{}.Judge(Case{
+		Policy: fsm.DefaultPolicy(), From: t0, To: t0.Add(30 * time.Second),
+		Canary: traffic(t, 2, 30, 5, 1, noEnd), Control: traffic(t, 1, 30, 5, 10, paced(t, 0.01)),
+	})
+	if j.Hard || j.Outcome != commandv1.Outcome_OUTCOME_INCONCLUSIVE {
+		t.Errorf("%s, hard %v, %q", j.Outcome, j.Hard, j.Summary)
+	}
+}
