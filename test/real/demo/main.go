@@ -21,7 +21,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin", "folder of the built programs")
 	flag.StringVar(&o.scenario, "scenario", "sequences", "the mistake: sequences, prefix or budget")
 	flag.IntVar(&o.replicas, "replicas", 1, "1 or 2")
-	flag.BoolVar(&o.bad, "bad", true, "plant a bad proposal at the end")
+	flag.StringVar(&o.bad, "bad", "refused", "bad proposals planted at the end: refused by the engine, slower, both or none")
 	flag.StringVar(&o.report, "report", "", "write the report as JSON to this file")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

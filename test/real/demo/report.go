@@ -26,7 +26,7 @@ type Report struct {
 	Compared    []Compared        `json:"predicted_and_obtained"`
 	Before      stage.Measured    `json:"before"`
 	After       stage.Measured    `json:"after"`
-	Bad         *Bad              `json:"bad_proposal,omitempty"`
+	Bad         []Bad             `json:"bad_proposals"`
 	Settings    map[string]string `json:"settings"`
 
 	Requests     int     `json:"requests"`
@@ -51,11 +51,13 @@ type Compared struct {
 
 // Bad is a planted proposal and what became of it.
 type Bad struct {
-	Settings       map[string]string `json:"settings"`
-	State          string            `json:"state"`
-	Reason         string            `json:"reason"`
-	Seconds        float64           `json:"seconds"` // from the proposal to the operator's own again, serving
-	RestoreSeconds float64           `json:"time_to_restore_seconds"`
+	Settings map[string]string `json:"settings"`
+	State    string            `json:"state"`
+	Reason   string            `json:"reason"`
+	Seconds  float64           `json:"seconds"` // from the proposal to the operator's own again, serving
+	// Out of rotation, and serving on the old settings again; both from the first sign of harm.
+	MitigateSeconds float64 `json:"time_to_mitigate_seconds"`
+	RestoreSeconds  float64 `json:"time_to_restore_seconds"`
 }
 
 // compared are the figures shown, by their names in predictions.

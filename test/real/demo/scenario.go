@@ -12,8 +12,8 @@ type scenario struct {
 	words   string
 	flags   []string
 	traffic stage.Traffic
-	// refused is a setting that the engine refuses at its start.
-	refused map[string]string
+	refused map[string]string // settings that the engine refuses at its start
+	slower  map[string]string // settings that at least halve its throughput
 }
 
 // key of the table below.
@@ -27,7 +27,7 @@ type key struct {
 var scenarios = map[key]scenario{
 	{"sequences", engine.VLLM}: {
 		words: "two sequences at once", flags: []string{"--max-num-seqs", "2"},
-		traffic: stage.Traffic{Rate: 8, PromptWords: 40, OutputTokens: 64},
+		traffic: stage.Traffic{Rate: 9.5, PromptWords: 40, OutputTokens: 64},
 	},
 	{"sequences", engine.SGLang}: {
 		words: "two requests at once", flags: []string{"--max-running-requests", "2"},
@@ -58,9 +58,12 @@ func scenarioOf(name string, kind engine.Kind, replicas int) (scenario, error) {
 	}
 	s.traffic.Rate *= float64(replicas)
 	s.traffic.Seed = 7
-	s.refused = map[string]string{"max_model_len": "999999"}
-	if kind == engine.SGLang {
-		s.refused = map[string]string{"context_length": "999999999"}
+	switch kind {
+	case engine.VLLM:
+		s.refused, s.slower = map[string]string{"num_gpu_blocks_override": "1"}, map[string]string{"max_num_seqs": "2"}
+	case engine.SGLang:
+		s.refused = map[string]string{"enable_hierarchical_cache": "true", "radix_cache": "false"}
+		s.slower = map[string]string{"max_running_requests": "2"}
 	}
 	return s, nil
 }

@@ -13,9 +13,8 @@ import (
 
 // options of a run.
 type options struct {
-	bin, scenario, report string
-	replicas              int
-	bad                   bool
+	bin, scenario, report, bad string
+	replicas                   int
 }
 
 // Spans of the story.
@@ -132,22 +131,35 @@ func (s *story) after(ctx context.Context) error {
 	return nil
 }
 
-// plant offers what the engine refuses at its start and watches it being taken back.
+// plant offers bad settings and watches them being taken back.
 func (s *story) plant(ctx context.Context) error {
-	if !s.bad {
-		return nil
+	if s.bad == "refused" || s.bad == "both" {
+		if err := s.plantOne(ctx, "settings that the engine refuses at its start", s.scenario.refused); err != nil {
+			return err
+		}
 	}
-	s.say("planting a bad proposal: %v", s.scenario.refused)
+	if s.bad == "slower" || s.bad == "both" {
+		return s.plantOne(ctx, "settings that more than halve the throughput", s.scenario.slower)
+	}
+	return nil
+}
+
+func (s *story) plantOne(ctx context.Context, words string, settings map[string]string) error {
+	s.say("planting a bad proposal, %s: %v", words, settings)
 	began := time.Now()
-	r, err := s.stage.Roll(ctx, s.scenario.refused, "planted by the demo", s.say)
-	s.result.Bad = &Bad{Settings: s.scenario.refused, State: r.State, Reason: r.EndReason, Seconds: time.Since(began).Seconds(), RestoreSeconds: r.RestoreSeconds}
+	r, err := s.stage.Roll(ctx, settings, "planted by the demo", s.say)
+	bad := Bad{
+		Settings: settings, State: r.State, Reason: r.EndReason, Seconds: time.Since(began).Seconds(),
+		MitigateSeconds: r.MitigateSeconds, RestoreSeconds: r.RestoreSeconds,
+	}
+	s.result.Bad = append(s.result.Bad, bad)
 	if err != nil {
 		return err
 	}
 	if r.State != "rolled_back" {
 		return fmt.Errorf("the bad proposal ended %s: %s", r.State, r.EndReason)
 	}
-	s.say("taken back after %.0f s: %s", s.result.Bad.Seconds, r.EndReason)
+	s.say("taken back after %.0f s (mitigated in %.1f s, restored in %.1f s): %s", bad.Seconds, bad.MitigateSeconds, bad.RestoreSeconds, r.EndReason)
 	return s.stage.WaitServing(ctx)
 }
 
