@@ -14,9 +14,10 @@ import (
 // MaxBody bounds a page. The largest genuine pages are about 200 KB.
 const MaxBody = 16 << 20
 
-// accept asks for the plain text format first; a front end that only speaks OpenMetrics answers
-// in that.
-const accept = "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.0;q=0.5"
+// accept asks for the plain text format, and takes what a front end that only speaks OpenMetrics
+// answers with. OpenMetrics must not be named, however low its weight: Python's client library then
+// prefers it and, as SGLang has it do, writes the names with underscores for colons.
+const accept = "text/plain;version=0.0.4,*/*;q=0.1"
 
 // ErrNotMetrics is returned when the address answers with something that is no metrics page.
 var ErrNotMetrics = errors.New("the answer is not a metrics page")

@@ -45,6 +45,27 @@ func TestFetch(t *testing.T) {
 	}
 }
 
+// Python's client library answers in OpenMetrics whenever the request names it, with any weight, and
+// SGLang's pages then have underscores for colons in their names.
+func TestFetchPrefersPlainText(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.Header.Get("Accept"), "openmetrics") {
+			w.Header().Set("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores")
+			_, _ = io.WriteString(w, "# TYPE sglang:running gauge\nsglang_running 5\n# EOF\n")
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		_, _ = io.WriteString(w, "# TYPE sglang:running gauge\nsglang:running 5\n")
+	})
+	p, err := New(Config{MetricsURL: url + "/metrics", Timeout: time.Second, Series: []string{"sglang:running"}}, nil).Fetch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := values(p.Families)["sglang:running"]; len(got) != 1 || got[0] != 5 {
+		t.Errorf("sglang:running %v, want 5", got)
+	}
+}
+
 func TestFetchWithoutLoadEndpoint(t *testing.T) {
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/load" {
