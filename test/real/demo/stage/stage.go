@@ -251,13 +251,13 @@ func (s *Stage) Close() error {
 	if s.watching != nil {
 		s.watching()
 	}
-	err := s.processes.stop()
 	if s.gateway != nil {
-		s.gateway.close()
+		s.gateway.close() // SGLang takes new requests while it drains: nobody may send any
 	}
 	for _, l := range s.loads {
 		<-l.ended
 	}
+	err := s.processes.stop()
 	for _, r := range s.Replicas {
 		r.Socket.Close()
 	}
