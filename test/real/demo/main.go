@@ -12,17 +12,18 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/optiinfra/performance-agent/test/real/demo/story"
 	"github.com/optiinfra/performance-agent/test/real/engine"
 )
 
 func main() {
-	var o options
+	o := story.Options{Out: os.Stdout}
 	kind := flag.String("engine", "vllm", "vllm or sglang")
-	flag.StringVar(&o.bin, "bin", "bin", "folder of the built programs")
-	flag.StringVar(&o.scenario, "scenario", "sequences", "the mistake: sequences, prefix or budget")
-	flag.IntVar(&o.replicas, "replicas", 1, "1 or 2")
-	flag.StringVar(&o.bad, "bad", "refused", "bad proposals planted at the end: refused by the engine, slower, both or none")
-	flag.StringVar(&o.report, "report", "", "write the report as JSON to this file")
+	report := flag.String("report", "", "write the report as JSON to this file")
+	flag.StringVar(&o.Bin, "bin", "bin", "folder of the built programs")
+	flag.StringVar(&o.Scenario, "scenario", "sequences", "the mistake: sequences, prefix or budget")
+	flag.IntVar(&o.Replicas, "replicas", 1, "1 or 2")
+	flag.StringVar((*string)(&o.Bad), "bad", string(story.BadRefused), "bad proposals planted at the end: refused by the engine, slower, both or none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -32,10 +33,23 @@ func main() {
 		return
 	}
 	if err == nil {
-		err = tell(ctx, recipe, o)
+		err = run(ctx, recipe, o, *report)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo-real:", err)
 		os.Exit(1)
 	}
+}
+
+func run(ctx context.Context, recipe engine.Recipe, o story.Options, report string) error {
+	r, err := story.Tell(ctx, recipe, o)
+	if err != nil {
+		return err
+	}
+	if report != "" {
+		if err := r.Write(report); err != nil {
+			return err
+		}
+	}
+	return r.Verdict()
 }

@@ -1,9 +1,10 @@
-package main
+package story
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"text/tabwriter"
 
@@ -26,7 +27,7 @@ type Report struct {
 	Compared    []Compared        `json:"predicted_and_obtained"`
 	Before      stage.Measured    `json:"before"`
 	After       stage.Measured    `json:"after"`
-	Bad         []Bad             `json:"bad_proposals"`
+	Bad         []Planted         `json:"bad_proposals"`
 	Settings    map[string]string `json:"settings"`
 
 	Requests     int     `json:"requests"`
@@ -49,8 +50,8 @@ type Compared struct {
 	Obtained  float64 `json:"obtained"`
 }
 
-// Bad is a planted proposal and what became of it.
-type Bad struct {
+// Planted is a bad proposal and what became of it.
+type Planted struct {
 	Settings map[string]string `json:"settings"`
 	State    string            `json:"state"`
 	Reason   string            `json:"reason"`
@@ -106,9 +107,9 @@ func (r *Report) Covered() int {
 	return n
 }
 
-func (r *Report) print() {
-	fmt.Printf("\nREAL %s %s, %d replica(s), %s. Finding: %s\nProposal: %s\n\n", r.Engine, r.Version, r.Replicas, r.Scenario, r.Finding, r.Proposal)
-	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
+func (r *Report) print(out io.Writer) {
+	fmt.Fprintf(out, "\nREAL %s %s, %d replica(s), %s. Finding: %s\nProposal: %s\n\n", r.Engine, r.Version, r.Replicas, r.Scenario, r.Finding, r.Proposal)
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "the engine's own telemetry\tbefore\tpredicted (90 %)\tobtained\t")
 	for _, c := range r.Compared {
 		fmt.Fprintf(w, "%s, %s\t%.3g\t%.3g (%.3g … %.3g)\t%.3g\t\n", c.Name, c.Unit, c.Before, c.Predicted, c.Low, c.High, c.Obtained)
@@ -128,14 +129,12 @@ func (r *Report) print() {
 		fmt.Fprintf(w, "%s\t%.3g\t\t%.3g\t\n", row.name, row.of(r.Before), row.of(r.After))
 	}
 	_ = w.Flush() // the terminal is gone: nothing to tell anyone
-	fmt.Printf("\nthroughput ×%.2f, E2E p95 %+.0f %%; %d of %d predictions within their interval; %d requests, %d lost, %d sent again by the gateway; %.0f s in all\n\n",
+	fmt.Fprintf(out, "\nthroughput ×%.2f, E2E p95 %+.0f %%; %d of %d predictions within their interval; %d requests, %d lost, %d sent again by the gateway; %.0f s in all\n\n",
 		r.Factor(), 100*r.E2EChange(), r.Covered(), len(r.Compared), r.Requests, r.Lost, r.Resent, r.Seconds)
 }
 
-func (r *Report) write(path string) error {
-	if path == "" {
-		return nil
-	}
+// Write the report as JSON.
+func (r *Report) Write(path string) error {
 	raw, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)
@@ -146,8 +145,9 @@ func (r *Report) write(path string) error {
 	return nil
 }
 
-// verdict is the demo's own bar.
-func (r *Report) verdict() error {
+// Verdict is the aim of bar M1r: three times the throughput or two thirds less latency, with nobody's
+// request lost.
+func (r *Report) Verdict() error {
 	var faults []error
 	if r.Factor() < 3 && r.E2EChange() > -0.66 {
 		faults = append(faults, fmt.Errorf("throughput ×%.2f and E2E p95 %+.0f %%: the aim is ×3 or −66 %%", r.Factor(), 100*r.E2EChange()))

@@ -1,4 +1,4 @@
-package main
+package story
 
 import (
 	"fmt"
@@ -50,6 +50,9 @@ var scenarios = map[key]scenario{
 		traffic: stage.Traffic{Rate: 4, PromptWords: 160, OutputTokens: 32},
 	},
 }
+
+// Scenarios are the names of the mistakes.
+var Scenarios = []string{"sequences", "prefix", "budget"}
 
 func scenarioOf(name string, kind engine.Kind, replicas int) (scenario, error) {
 	s, ok := scenarios[key{name, kind}]

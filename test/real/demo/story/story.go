@@ -1,9 +1,13 @@
-package main
+// Package story plays the whole loop on real engines: documented bad flags, open-loop load, an
+// unattended workflow that finds what is wrong, proposes, applies, verifies and promotes, and bad
+// proposals that are taken back. The demo, bar M1r and the test of the loop are such stories.
+package story
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -11,11 +15,25 @@ import (
 	"github.com/optiinfra/performance-agent/test/real/engine"
 )
 
-// options of a run.
-type options struct {
-	bin, scenario, report, bad string
-	replicas                   int
+// Options of a story.
+type Options struct {
+	Bin      string // folder of the built programs
+	Scenario string // the mistake: one of Scenarios
+	Replicas int    // 1 or 2
+	Bad      Bad
+	Out      io.Writer // what happens, as it happens
 }
+
+// Bad says which bad proposals are planted at the end.
+type Bad string
+
+// Bad proposals: settings that the engine refuses at its start, that more than halve its throughput.
+const (
+	NoBad      Bad = "none"
+	BadRefused Bad = "refused"
+	BadSlower  Bad = "slower"
+	BothBad    Bad = "both"
+)
 
 // Spans of the story.
 const (
@@ -26,7 +44,7 @@ const (
 
 // story is one run.
 type story struct {
-	options
+	Options
 	recipe   engine.Recipe
 	scenario scenario
 	stage    *stage.Stage
@@ -35,22 +53,22 @@ type story struct {
 	result   Report
 }
 
-// tell runs the story; what it started has ended when it returns.
-func tell(ctx context.Context, recipe engine.Recipe, o options) (err error) {
-	s := &story{options: o, recipe: recipe, began: time.Now()}
-	if s.scenario, err = scenarioOf(o.scenario, recipe.Kind, o.replicas); err != nil {
-		return err
+// Tell plays the story; what it started has ended when it returns. The error says why the story did
+// not come to its end; whether its figures are good is Report.Verdict.
+func Tell(ctx context.Context, recipe engine.Recipe, o Options) (_ Report, err error) {
+	s := &story{Options: o, recipe: recipe, began: time.Now()}
+	if s.scenario, err = scenarioOf(o.Scenario, recipe.Kind, o.Replicas); err != nil {
+		return Report{}, err
 	}
-	s.result = Report{Engine: string(recipe.Kind), Version: engine.Versions[recipe.Kind], Scenario: o.scenario, Replicas: o.replicas, Flags: s.scenario.flags, Traffic: s.scenario.traffic}
+	s.result = Report{Engine: string(recipe.Kind), Version: engine.Versions[recipe.Kind], Scenario: o.Scenario, Replicas: o.Replicas, Flags: s.scenario.flags, Traffic: s.scenario.traffic}
 	s.say("REAL %s %s on this machine's CPU, tiny random-weight model, %d replica(s); the operator's mistake: %s (%s)",
-		recipe.Kind, s.result.Version, o.replicas, s.scenario.words, strings.Join(s.scenario.flags, " "))
-	s.stage, err = stage.Open(stage.Options{Recipe: recipe, Bin: o.bin, Replicas: o.replicas, Flags: s.scenario.flags, Collect: span})
+		recipe.Kind, s.result.Version, o.Replicas, s.scenario.words, strings.Join(s.scenario.flags, " "))
+	s.stage, err = stage.Open(stage.Options{Recipe: recipe, Bin: o.Bin, Replicas: o.Replicas, Flags: s.scenario.flags, Collect: span})
 	if err != nil {
-		return err
+		return s.result, err
 	}
 	defer func() {
-		closed := s.stage.Close()
-		if err = errors.Join(err, closed); err != nil {
+		if err = errors.Join(err, s.stage.Close()); err != nil {
 			s.say("logs are kept in %s", s.stage.LogDir())
 			return
 		}
@@ -59,14 +77,14 @@ func tell(ctx context.Context, recipe engine.Recipe, o options) (err error) {
 	}()
 	for _, chapter := range []func(context.Context) error{s.start, s.baseline, s.improve, s.after, s.plant, s.finish} {
 		if err := chapter(ctx); err != nil {
-			return err
+			return s.result, err
 		}
 	}
-	return nil
+	return s.result, nil
 }
 
 func (s *story) say(format string, args ...any) {
-	fmt.Printf("%5.1f s  %s\n", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
+	fmt.Fprintf(s.Out, "%5.1f s  %s\n", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
 func (s *story) start(ctx context.Context) error {
@@ -133,12 +151,12 @@ func (s *story) after(ctx context.Context) error {
 
 // plant offers bad settings and watches them being taken back.
 func (s *story) plant(ctx context.Context) error {
-	if s.bad == "refused" || s.bad == "both" {
+	if s.Bad == BadRefused || s.Bad == BothBad {
 		if err := s.plantOne(ctx, "settings that the engine refuses at its start", s.scenario.refused); err != nil {
 			return err
 		}
 	}
-	if s.bad == "slower" || s.bad == "both" {
+	if s.Bad == BadSlower || s.Bad == BothBad {
 		return s.plantOne(ctx, "settings that more than halve the throughput", s.scenario.slower)
 	}
 	return nil
@@ -148,7 +166,7 @@ func (s *story) plantOne(ctx context.Context, words string, settings map[string]
 	s.say("planting a bad proposal, %s: %v", words, settings)
 	began := time.Now()
 	r, err := s.stage.Roll(ctx, settings, "planted by the demo", s.say)
-	bad := Bad{
+	bad := Planted{
 		Settings: settings, State: r.State, Reason: r.EndReason, Seconds: time.Since(began).Seconds(),
 		MitigateSeconds: r.MitigateSeconds, RestoreSeconds: r.RestoreSeconds,
 	}
@@ -174,11 +192,8 @@ func (s *story) finish(context.Context) error {
 		s.say("LOST request %d: %s %s", r.Number, r.Failed, r.Detail)
 	}
 	s.result.Seconds = time.Since(s.began).Seconds()
-	s.result.print()
-	if err := s.result.write(s.report); err != nil {
-		return err
-	}
-	return s.result.verdict()
+	s.result.print(s.Out)
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {
