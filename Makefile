@@ -103,8 +103,9 @@ generate: tools ## regenerate committed code; leaves the tree clean
 	cd proto && PATH=$(TOOLBIN):$$PATH $(TOOLBIN)/buf generate
 
 .PHONY: bpf
-bpf: ## regenerate the eBPF objects, where there are sources
-	@if compgen -G 'agent/probe/bpf/*.c' >/dev/null; then go generate ./agent/probe/...; else echo "no eBPF sources yet: nothing to generate"; fi
+bpf: $(TOOLBIN)/bpf2go ## regenerate the eBPF objects; needs clang 14, llvm and libbpf-dev
+	@command -v clang >/dev/null || { echo "clang is missing: install it, on Debian with 'apt-get install --no-install-recommends clang llvm libbpf-dev'." >&2; exit 1; }
+	PATH=$(TOOLBIN):$$PATH BPF_INCLUDE=/usr/include/$$(gcc -print-multiarch) go generate ./agent/probe/...
 
 BUILD_BASE   ?= docker.io/library/golang:1.26-bookworm
 RUNTIME_BASE ?= scratch
