@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopLimit is how long a program may take to end when it is asked to: an engine ends several
-// processes in turn.
-const stopLimit = 45 * time.Second
+// stopLimit is how long a program may take to end when it is asked to. It is longer than a launcher
+// gives its engine: vLLM forgets to end when it is asked during its start.
+const stopLimit = 100 * time.Second
 
 // Process is a program that was started.
 type Process struct {
@@ -174,8 +173,15 @@ func CommandOf(pid int) string {
 	return words[:min(len(words), 120)]
 }
 
-// Gone reports whether no process has that id.
-func Gone(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+// Gone reports whether no process with that id runs; a zombie does not.
+func Gone(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	text := string(raw)
+	return strings.HasPrefix(text[strings.LastIndexByte(text, ')')+1:], " Z")
+}
 
 // freePorts finds n free ports on loopback; all listeners are open at once, so that none is handed
 // out twice.

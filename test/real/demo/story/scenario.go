@@ -35,19 +35,19 @@ var scenarios = map[key]scenario{
 	},
 	{"prefix", engine.VLLM}: {
 		words: "no prefix cache under a long shared prompt", flags: []string{"--no-enable-prefix-caching", "--max-num-seqs", "32"},
-		traffic: stage.Traffic{Rate: 4, PromptWords: 400, SharedWords: 380, OutputTokens: 16},
+		traffic: stage.Traffic{Rate: 24, PromptWords: 400, SharedWords: 380, OutputTokens: 16},
 	},
 	{"prefix", engine.SGLang}: {
 		words: "no prefix cache under a long shared prompt", flags: []string{"--disable-radix-cache", "--max-running-requests", "32"},
-		traffic: stage.Traffic{Rate: 4, PromptWords: 400, SharedWords: 380, OutputTokens: 16},
+		traffic: stage.Traffic{Rate: 6.5, PromptWords: 600, SharedWords: 590, OutputTokens: 16},
 	},
 	{"budget", engine.VLLM}: {
 		words: "sixteen tokens a step", flags: []string{"--max-num-batched-tokens", "16", "--max-num-seqs", "16"},
-		traffic: stage.Traffic{Rate: 4, PromptWords: 160, OutputTokens: 32},
+		traffic: stage.Traffic{Rate: 10, PromptWords: 160, OutputTokens: 16},
 	},
 	{"budget", engine.SGLang}: {
 		words: "sixteen tokens of a prompt a step", flags: []string{"--chunked-prefill-size", "16", "--max-running-requests", "32"},
-		traffic: stage.Traffic{Rate: 4, PromptWords: 160, OutputTokens: 32},
+		traffic: stage.Traffic{Rate: 6, PromptWords: 160, OutputTokens: 16},
 	},
 }
 
