@@ -32,12 +32,13 @@ type agent struct {
 	log       *slog.Logger
 	instances []*instance
 	byID      map[string]*instance
+	wire      *wire
 	collector *collect.Collector
 	reporter  *report.Reporter
 }
 
 // newAgent constructs everything in order of dependence. Nothing runs yet, but journals are open.
-func newAgent(cfg Config, dir *dataDir, all adapters, log *slog.Logger) (*agent, error) {
+func newAgent(cfg Config, dir *dataDir, all adapters, log *slog.Logger) (_ *agent, err error) {
 	id, err := dir.agentID(cfg.AgentID)
 	if err != nil {
 		return nil, err
@@ -46,11 +47,17 @@ func newAgent(cfg Config, dir *dataDir, all adapters, log *slog.Logger) (*agent,
 	if err != nil {
 		return nil, err
 	}
-	a := &agent{id: id, log: log, byID: map[string]*instance{}}
+	a := &agent{id: id, log: log, byID: map[string]*instance{}, wire: openWire(cfg, log.With("component", "wire"))}
+	defer func() {
+		if err != nil {
+			a.wire.close()
+		}
+	}()
 	a.reporter = report.New(reportConfig(cfg), identity(id, clock().BootID), a, dir, log.With("component", "report"))
 	var seen []collect.Instance
 	for _, e := range cfg.Engines {
 		in := newInstance(e, id, cfg, all, a.reporter, log)
+		in.wire = a.wire.source(e)
 		if err := in.open(filepath.Join(dir.path, "engines", e.Name), clock); err != nil {
 			return nil, fmt.Errorf("engine %s: %w", e.Name, err)
 		}
@@ -81,6 +88,7 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 		for _, in := range a.instances {
 			in.close()
 		}
+		a.wire.close()
 	}()
 	g, ctx := errgroup.WithContext(ctx)
 	server := &http.Server{Handler: a.routes(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
@@ -90,6 +98,7 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 		g.Go(func() error { return in.source.Run(ctx) })
 		g.Go(func() error { return in.watch(ctx) })
 	}
+	g.Go(func() error { return a.wire.run(ctx) })
 	g.Go(func() error { return a.collector.Run(ctx) })
 	g.Go(func() error { return a.reporter.Run(ctx) })
 	err := g.Wait()

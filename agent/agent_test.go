@@ -200,7 +200,7 @@ func TestNodeAgentAnswersPerEngine(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, metrics := s.get(t, "/metrics")
-		return len(st.Engines) == 2 && st.Engines[0].Serving && st.Engines[0].Model == "tiny" && len(st.Engines[0].Sources) == 1 &&
+		return len(st.Engines) == 2 && st.Engines[0].Serving && st.Engines[0].Model == "tiny" && len(st.Engines[0].Sources) > 0 &&
 			!st.Engines[0].Sources[0].Stale && st.Engines[1].Reason != "" &&
 			strings.Contains(metrics, `perf_agent_serving{engine="0",group="chat"} 1`) &&
 			strings.Contains(metrics, `perf_agent_phase{engine="b",group="chat",phase="idle"} 1`)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/optiinfra/performance-agent/agent/probe"
 )
 
 func newRunCommand() *cobra.Command {
@@ -35,7 +37,7 @@ func newRunCommand() *cobra.Command {
 
 // runOptions are the flags of run and doctor; a flag that was given wins over file and environment.
 type runOptions struct {
-	file, agentID, dataDir, listen, logLevel           string
+	file, agentID, dataDir, listen, logLevel, wire     string
 	controlPlane                                       []string
 	name, engineURL, engine, group, launcher, hardware string
 	pluginsDir, pluginsManifest, pluginsKey            string
@@ -55,6 +57,7 @@ func (o *runOptions) bind(cmd *cobra.Command) {
 	f.StringVar(&o.agentID, "agent-id", "", "identity; empty: drawn once and kept")
 	f.StringVar(&o.dataDir, "data-dir", "", "folder for identity and journals")
 	f.StringVar(&o.listen, "listen", "", "address of /ready, /live, /status and /metrics")
+	f.StringVar(&o.wire, "wire", "", "see requests on the wire by eBPF: auto, packet, cgroup or off")
 	f.StringVar(&o.logLevel, "log-level", "", "debug, info, warn or error")
 	o.bindPlugins(f)
 }
@@ -86,6 +89,9 @@ func (o *runOptions) config(cmd *cobra.Command) (Config, error) {
 	set(&cfg.DataDir, o.dataDir)
 	set(&cfg.Listen, o.listen)
 	set(&cfg.LogLevel, o.logLevel)
+	if o.wire != "" {
+		cfg.Wire = probe.Mode(o.wire)
+	}
 	if len(o.controlPlane) > 0 {
 		cfg.ControlPlane = o.controlPlane
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/joho/godotenv"
 
+	"github.com/optiinfra/performance-agent/agent/probe"
 	"github.com/optiinfra/performance-agent/agent/report"
 )
 
@@ -36,9 +37,11 @@ type Config struct {
 	ReadyURL string `yaml:"ready_url" env:"PERF_READY_URL"`
 	// ScrapeInterval is the distance between two pages of an engine.
 	ScrapeInterval time.Duration `yaml:"scrape_interval" env:"PERF_SCRAPE_INTERVAL"`
-	LogLevel       string        `yaml:"log_level" env:"PERF_LOG_LEVEL"`
-	Plugins        Plugins       `yaml:"plugins" envPrefix:"PERF_PLUGINS_"`
-	Engines        []Engine      `yaml:"engines"`
+	// Wire says how requests are seen on the wire: auto, packet, cgroup or off.
+	Wire     probe.Mode `yaml:"wire" env:"PERF_WIRE"`
+	LogLevel string     `yaml:"log_level" env:"PERF_LOG_LEVEL"`
+	Plugins  Plugins    `yaml:"plugins" envPrefix:"PERF_PLUGINS_"`
+	Engines  []Engine   `yaml:"engines"`
 }
 
 // TLS names the files for the control plane's stream; all three or none.
@@ -94,6 +97,7 @@ func DefaultConfig() Config {
 		DataDir:        "perf-agent-data",
 		Listen:         "127.0.0.1:8004",
 		ScrapeInterval: time.Second,
+		Wire:           probe.ModeAuto,
 		LogLevel:       "info",
 		Plugins:        Plugins{Dir: besideProgram("plugins"), Manifest: besideProgram("plugins.manifest.json")},
 	}
@@ -200,6 +204,11 @@ func (c Config) Validate() error {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		fault("log_level %q is not debug, info, warn or error", c.LogLevel)
+	}
+	switch c.Wire {
+	case probe.ModeAuto, probe.ModePacket, probe.ModeCgroup, probe.ModeOff:
+	default:
+		fault("wire %q is not auto, packet, cgroup or off", c.Wire)
 	}
 	if t := c.TLS; t != (TLS{}) && (t.CA == "" || t.Cert == "" || t.Key == "") {
 		fault("tls needs all of ca, cert and key")

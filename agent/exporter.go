@@ -12,6 +12,7 @@ import (
 type exporter struct {
 	agent   *agent
 	process prometheus.Collector
+	wire    wireExporter
 
 	build, connected, reconnects, unsent, dropped              *prometheus.Desc
 	serving, phase, epoch, age, scrapeErrors, resets, unusable *prometheus.Desc
@@ -23,6 +24,7 @@ func newExporter(a *agent) *exporter {
 	}
 	return &exporter{
 		agent:        a,
+		wire:         newWireExporter(),
 		process:      collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build:        desc("build_info", "Version of this agent.", "version"),
 		connected:    desc("connected", "1 while a stream to the control plane is open."),
@@ -51,6 +53,7 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	counter(ch, e.reconnects, float64(s.Reconnects))
 	gauge(ch, e.unsent, float64(s.Unsent))
 	counter(ch, e.dropped, float64(s.Dropped))
+	e.wire.collect(ch, e.agent.wire)
 	for _, in := range e.agent.instances {
 		e.collectEngine(ch, in)
 	}

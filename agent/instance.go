@@ -46,6 +46,7 @@ type instance struct {
 	client    *launch.Client // nil without a launcher
 	adapter   *engineAdapter
 	source    *collect.Engine
+	wire      *collect.Wire // nil where requests cannot be seen on the wire
 	traffic   *traffic
 	machine   *probation.Machine // set by open
 	said      once
@@ -83,13 +84,23 @@ func (in *instance) open(dir string, clock func() probation.Instant) error {
 	}
 	deps := probation.Dependencies{
 		Journal: journal, Launcher: in.launcher, Adapter: in.adapter, Traffic: in.traffic, Logger: in.log,
-		Prober: probation.NewHTTPProber(in.cfg.URL, in.adapter.probes, in.source.InFlight),
+		Prober: probation.NewHTTPProber(in.cfg.URL, in.adapter.probes, in.inFlight),
 	}
 	if in.client != nil {
 		deps.Log = &engineLog{description: in.adapter.described}
 	}
 	in.machine = probation.New(settings, deps)
 	return in.machine.Open()
+}
+
+// inFlight counts the requests in the engine: the larger of what its page and the wire say, since a
+// drain is over when both agree.
+func (in *instance) inFlight(ctx context.Context) (n int, known bool) {
+	n, known = in.source.InFlight(ctx)
+	if in.wire != nil {
+		n = max(n, in.wire.InFlight())
+	}
+	return n, known
 }
 
 // restartEstimate is the usual time from start to serving; zero while nobody knows. The machine
@@ -111,7 +122,11 @@ func (in *instance) close() {
 
 // collected is the instance as the collector sees it.
 func (in *instance) collected() collect.Instance {
-	return collect.Instance{ID: in.id, Sources: []collect.Source{in.source}, State: func() collect.State {
+	sources := []collect.Source{in.source}
+	if in.wire != nil {
+		sources = append(sources, in.wire)
+	}
+	return collect.Instance{ID: in.id, Sources: sources, State: func() collect.State {
 		s := in.machine.State()
 		return collect.State{Epoch: s.GetRunningEpoch(), Phase: s.GetPhase(), Serving: s.GetServing()}
 	}}
