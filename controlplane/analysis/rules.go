@@ -1,8 +1,11 @@
 package analysis
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
-// rules of the classes known so far. Each threshold stands beside the reason for it.
+// rules of the bottlenecks that can be seen. Each threshold stands beside the reason for it.
 var rules = []rule{
 	{
 		class: BatchLimited, knobs: []string{"max_num_seqs", "max_concurrent", "max_num_batched_tokens"},
@@ -29,73 +32,139 @@ var rules = []rule{
 		falsified: "the queue stops growing at unchanged arrivals",
 		fires:     queueBound,
 	},
+	{
+		class: HostBound, falsified: "without the quota, or on a core of its own, the engine is as slow",
+		fires: hostBound,
+	},
+	{
+		class: PrefixMisses, falsified: "requests routed by their prefix hit as rarely",
+		fires: prefixMisses,
+	},
+	{
+		class: PrefixMisses, knobs: []string{"prefix_caching"},
+		falsified: "a canary with the prefix cache on finds less than a tenth of its prompt tokens in it",
+		fires:     cacheOff,
+	},
+	{
+		class: LongPromptInterference, knobs: []string{"max_num_batched_tokens"},
+		falsified: "a smaller token budget on a canary leaves its slowest tokens as they are",
+		fires:     longPrompts,
+	},
+	{
+		class: ReplicaImbalance, falsified: "at equal load the busiest replica is as slow",
+		fires: imbalance,
+	},
+	{
+		class: ReservationTooLarge, knobs: []string{"schedule_conservativeness"},
+		falsified: "a canary that reserves less keeps as many requests waiting",
+		fires:     reservation,
+	},
+}
+
+// unseen are the classes that no source lets anybody judge yet.
+var unseen = []struct {
+	class   Class
+	missing string
+}{
+	{"api_bound", "no source tells what clients wait for beside the engine"},
+	{"communication_bound", "no source counts traffic between GPUs"},
+	{"link_degraded", "no source tells the state of links"},
+	{"thermal_throttle", "no source tells a GPU's clocks"},
+	{"admission_limited", "no source counts refused requests"},
+	{"speculation_ineffective", "no source counts accepted draft tokens"},
+	{"expert_imbalance", "no source tells the step time of single ranks"},
 }
 
 // batchLimited: a full batch with a queue, cache space left and no evictions. Published pairs of
 // runs judge "full and waiting" right in 91 %, with the cache condition in 94 %; the predicted
 // gain, asked for by the caller, brings 97 %.
-func batchLimited(in Input, s signals) ([]string, float64, bool) {
+func batchLimited(in Input, s signals) verdict {
 	limit, ok := in.Config.Number("max_num_seqs")
-	if !ok || s.capped < 0.05 || s.kvUsage >= 0.8 || s.preemptions > 0 {
-		return nil, 0, false
+	switch {
+	case !ok:
+		return unknown("the sequence limit is not known")
+	case s.capped < 0.05 || s.kvUsage >= 0.8 || s.preemptions > 0:
+		return no
 	}
-	return []string{
+	return yes(0, min(1, 0.6+s.capped),
 		fmt.Sprintf("in %.0f %% of busy replica-seconds all %.0f sequences run and more wait", 100*s.capped, limit),
 		fmt.Sprintf("KV use is %.0f %%, nothing is preempted", 100*s.kvUsage),
 		fmt.Sprintf("queue time is %.0f %% of the median time to first token (%.2f s)", 100*s.queueShare, s.ttft50),
-	}, min(1, 0.6+s.capped), true
+	)
 }
 
 // prefillBound: steps run near their token budget although the batch decodes few tokens, so most
 // of a step is prompt, and prompts take many steps.
-func prefillBound(in Input, s signals) ([]string, float64, bool) {
+func prefillBound(in Input, s signals) verdict {
 	budget, ok := in.Config.Number("max_num_batched_tokens")
-	if !ok || s.nearBudget == 0 || s.finished == 0 {
-		return nil, 0, false
+	if !ok || s.nearBudget == 0 {
+		return unknown("the tokens of a step or their limit are not known")
+	}
+	if s.finished == 0 {
+		return no
 	}
 	promptTokens := s.prompt / s.finished
 	steps := promptTokens / max(1, budget-s.running)
 	if s.nearBudget < 0.5 || steps < 4 {
-		return nil, 0, false
+		return no
 	}
-	return []string{
+	return yes(0, min(1, s.nearBudget),
 		fmt.Sprintf("a step carries %.0f %% of its %.0f-token budget and a mean prompt of %.0f tokens takes %.0f steps", 100*s.nearBudget, budget, promptTokens, steps),
 		fmt.Sprintf("median prefill takes %.2f s", s.prefillSeconds),
-	}, min(1, s.nearBudget), true
+	)
 }
 
-func kvBound(_ Input, s signals) ([]string, float64, bool) {
+// kvBound: the cache is full and somebody suffers. With room for those that wait, that many more
+// would run.
+func kvBound(_ Input, s signals) verdict {
 	if s.kvUsage < 0.9 && s.preemptions == 0 {
-		return nil, 0, false
+		return no
 	}
 	perRequest := 0.0
 	if s.finished > 0 {
 		perRequest = s.preemptions / s.finished
 	}
 	if s.kvUsage >= 0.9 && s.waiting == 0 && perRequest == 0 {
-		return nil, 0, false // full but nobody suffers
+		return no // full but nobody suffers
 	}
-	return []string{
+	return yes(perRequest+s.waiting/math.Max(1, s.running), min(1, 0.5+perRequest+s.kvUsage/2),
 		fmt.Sprintf("KV use is %.0f %% with %.2f preemptions per request and %.1f requests waiting", 100*s.kvUsage, perRequest, s.waiting),
-	}, min(1, 0.5+perRequest+s.kvUsage/2), true
+	)
 }
 
 // decodeBound: requests do not wait, the time goes into decoding.
-func decodeBound(in Input, s signals) ([]string, float64, bool) {
+func decodeBound(in Input, s signals) verdict {
 	bound := in.Objectives.GetTpotSeconds()
 	if s.queueShare > 0.5 || s.waiting > 0.5 || !(s.itlMean > 0) || bound > 0 && s.itlMean < 0.5*bound {
-		return nil, 0, false
+		return no
 	}
-	return []string{
+	return yes(0, 0.5,
 		fmt.Sprintf("requests hardly wait (%.1f on average) and a token takes %.1f ms at a batch of %.1f", s.waiting, 1e3*s.itlMean, s.running),
-	}, 0.5, true
+	)
 }
 
-func queueBound(_ Input, s signals) ([]string, float64, bool) {
-	if s.waitSlopeLow <= 0 || s.queueShare < 0.5 {
-		return nil, 0, false
+// queueBound: more arrives than is served, for certain. With capacity for all arrivals that much
+// more would be served. Queue times of requests are told at their end, so that a young queue is
+// seen in its growth first: one that gains a tenth of what is served needs no other proof.
+func queueBound(_ Input, s signals) verdict {
+	growth := s.waitSlopeLow * s.seconds / math.Max(1, s.finished)
+	if s.waitSlopeLow <= 0 || s.queueShare < 0.5 && growth < 0.1 {
+		return no
 	}
-	return []string{
+	return yes(s.waitSlope*s.seconds/math.Max(1, s.finished), 0.8,
 		fmt.Sprintf("the queue grows by %.2f requests a second (at least %.2f with 95 %% confidence) and is %.0f %% of the time to first token", s.waitSlope, s.waitSlopeLow, 100*s.queueShare),
-	}, 0.8, true
+	)
+}
+
+// reservation: requests wait in more than half of the busy time although neither the batch nor the
+// cache nor the step's budget is full.
+func reservation(in Input, s signals) verdict {
+	limit, ok := in.Config.Number("max_num_seqs")
+	if !ok {
+		return unknown("the sequence limit is not known")
+	}
+	if s.waiting < 1 || s.capped >= 0.05 || s.kvUsage >= 0.9 || s.nearBudget >= 0.5 || s.running > 0.8*limit || s.preemptions > 0 {
+		return no
+	}
+	return yes(0, 0.5, fmt.Sprintf("%.1f requests wait beside %.1f that run of %.0f possible, at a KV use of %.0f %%", s.waiting, s.running, limit, 100*s.kvUsage))
 }

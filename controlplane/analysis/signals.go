@@ -25,6 +25,10 @@ type signals struct {
 	ttft50, ttft95              float64 // seconds
 	itlMean                     float64 // seconds
 	prefillSeconds              float64 // median TTFT less median queue time
+
+	hitRate, queried float64 // share of prompt tokens found in the prefix cache; tokens looked for
+	itl50, itl99     float64 // seconds
+	hosts            []host
 }
 
 func summarize(in Input) signals {
@@ -60,6 +64,7 @@ func summarize(in Input) signals {
 	}
 	s.waitSlope, s.waitSlopeLow = slope(queueBySecond)
 	s.totals(a, in.Config)
+	s.hosts = hosts(in)
 	return s
 }
 
@@ -79,6 +84,10 @@ func (s *signals) totals(a *fleet.Aggregate, c Config) {
 	if q := a.Quantile(fleet.Queue, 0.5); !math.IsNaN(q) && s.ttft50 > 0 {
 		s.queueShare = math.Min(1, q/s.ttft50)
 		s.prefillSeconds = math.Max(0, s.ttft50-q)
+	}
+	s.itl50, s.itl99 = a.Quantile(fleet.ITL, 0.5), a.Quantile(fleet.ITL, 0.99)
+	if s.queried = a.Counters[fleet.PrefixQueryTokens]; s.queried > 0 {
+		s.hitRate = a.Counters[fleet.PrefixHitTokens] / s.queried
 	}
 	s.itlMean = math.NaN()
 	for _, m := range []string{fleet.ITL, fleet.TPOT} {

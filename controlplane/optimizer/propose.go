@@ -71,7 +71,10 @@ func (v *Service) Findings(_ context.Context, group string) ([]*commandv1.Findin
 }
 
 func (s *Scene) input() analysis.Input {
-	return analysis.Input{Group: s.Group, Replicas: s.Replicas, Windows: s.Windows, Config: s.Config(), Objectives: s.Objectives, Now: s.Now}
+	return analysis.Input{
+		Group: s.Group, Replicas: s.Replicas, Windows: s.Windows, Config: s.Config(), Objectives: s.Objectives, Now: s.Now,
+		Pace: analysis.LearnPace(s.Earlier), Warnings: s.Description.GetWarnings(),
+	}
 }
 
 // forecaster predicts gains of remedies by simulation; it gains nothing where it cannot predict.
@@ -141,7 +144,7 @@ func (v *Service) Recommend(_ context.Context, group string, asked []string) (*c
 		Id: "p-" + uuid.NewString()[:13], Group: group, Finding: finding, Status: "kept_incumbent",
 		Predicted: map[string]*commandv1.Predicted{}, CreatedMs: v.now().UnixMilli(),
 	}
-	if finding.GetClass() == string(analysis.NotEnoughData) {
+	if c := analysis.Class(finding.GetClass()); c == analysis.NotEnoughData || c.Fault() {
 		r.Title = "keep the incumbent: " + finding.GetSummary()
 		return r, nil
 	}

@@ -34,6 +34,7 @@ type Scene struct {
 	Base, Incumbent map[string]string
 	Objectives      *commandv1.Objectives
 	Windows         []*fleet.Window
+	Earlier         []*fleet.Window // before Windows, to compare the engines' pace with
 	Totals          *fleet.Aggregate
 	Now             time.Time
 }
@@ -137,9 +138,10 @@ func (s *Scene) queueGrowth() float64 {
 }
 
 // heldBack returns how many requests each replica has open when the senders, and not the arrivals,
-// decide that: all the time some wait, and their number stays. 0 when it is not so.
+// decide that; 0 when it is not so. Either some wait all the time and their number stays, or the open
+// ones hardly vary: the number of independent arrivals' requests varies by about its mean.
 func (s *Scene) heldBack() int {
-	var busy, queued, open float64
+	var busy, queued, open, squares float64
 	for _, w := range s.Windows {
 		running, waiting := w.Gauges[fleet.RequestsRunning], w.Gauges[fleet.RequestsWaiting]
 		if running+waiting <= 0 {
@@ -147,15 +149,22 @@ func (s *Scene) heldBack() int {
 		}
 		busy++
 		open += running + waiting
+		squares += (running + waiting) * (running + waiting)
 		if waiting >= 1 {
 			queued++
 		}
 	}
-	const always, steady = 0.8, 0.15
-	if busy < 10 || queued < always*busy || math.Abs(s.queueGrowth()) > steady*s.Totals.Counters[fleet.RequestsFinished] {
+	const always, steady, leastOpen, dispersion = 0.8, 0.15, 4, 0.25
+	if busy < 10 {
 		return 0
 	}
-	return int(math.Round(open / busy))
+	mean := open / busy
+	waits := queued >= always*busy && math.Abs(s.queueGrowth()) <= steady*s.Totals.Counters[fleet.RequestsFinished]
+	capped := mean >= leastOpen && squares/busy-mean*mean <= dispersion*mean
+	if !waits && !capped {
+		return 0
+	}
+	return int(math.Round(mean))
 }
 
 // operating point of a replica while it has work.
@@ -199,6 +208,9 @@ func (s *Scene) kvTokens() int {
 	return int(s.Totals.Gauges[fleet.KVCapacityTokens].Last)
 }
 
+// earlierSpans is how far back, in spans, the engines' usual pace is looked for.
+const earlierSpans = 5
+
 // scene gathers a group's records and telemetry.
 func (v *Service) scene(group string, span time.Duration) (*Scene, error) {
 	g := v.machine.Group(group)
@@ -221,6 +233,7 @@ func (v *Service) scene(group string, span time.Duration) (*Scene, error) {
 	s.Replicas = len(ids)
 	s.Tabled = s.unknown(v.tables) == ""
 	s.Windows = v.telemetry.Windows(ids, now.Add(-span), now)
+	s.Earlier = v.telemetry.Windows(ids, now.Add(-earlierSpans*span), now.Add(-span))
 	for _, w := range s.Windows {
 		if err := s.Totals.Add(w); err != nil {
 			return nil, fmt.Errorf("merge telemetry of %s: %w", group, err)

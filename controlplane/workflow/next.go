@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/optiinfra/performance-agent/controlplane/analysis"
 	commandv1 "github.com/optiinfra/performance-agent/proto/command/v1"
 )
 
@@ -125,6 +126,9 @@ func diagnose(w *commandv1.Workflow, o Observation, t Timing) *Step {
 		return patience(w, o, t, "no telemetry arrived")
 	}
 	primary := o.Findings[0]
+	if analysis.Class(primary.GetClass()).Fault() {
+		return patience(w, o, t, primary.GetSummary()) // it may pass, and nothing can be judged before
+	}
 	switch primary.GetClass() {
 	case "not_enough_data":
 		return patience(w, o, t, primary.GetSummary())

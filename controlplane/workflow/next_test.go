@@ -41,6 +41,8 @@ func TestNext(t *testing.T) {
 		"waits for telemetry":         {record(collecting, auto), Observation{}, wait},
 		"not enough data, waits":      {record(collecting, auto), Observation{Findings: finding("not_enough_data")}, wait},
 		"not enough data, gives up":   {long, Observation{Findings: finding("not_enough_data")}, failed},
+		"a fault, waits":              {record(collecting, auto), Observation{Findings: finding("cold_start")}, wait},
+		"a fault that stays":          {long, Observation{Findings: finding("network_or_client")}, failed},
 		"nothing limits":              {record(collecting, auto), Observation{Findings: finding("none")}, learned},
 		"a finding":                   {record(collecting, auto), Observation{Findings: finding("batch_limited")}, diagnosed},
 		"a proposal":                  {record(diagnosed, auto), Observation{Recommendation: open}, proposed},
