@@ -78,7 +78,9 @@ func TestTrafficOptions(t *testing.T) {
 }
 
 func TestBench(t *testing.T) {
-	eng := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	headers := make(chan http.Header, 1000)
+	eng := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		headers <- r.Header
 		w.Header().Set("Content-Type", "text/event-stream")
 		for range 3 {
 			fmt.Fprint(w, "data: {\"choices\":[{\"text\":\" a\"}]}\n\n")
@@ -90,8 +92,11 @@ func TestBench(t *testing.T) {
 	cmd := newBenchCommand()
 	var out strings.Builder
 	cmd.SetOut(&out)
-	requests, summary := filepath.Join(dir, "requests.jsonl"), filepath.Join(dir, "summary.json")
-	cmd.SetArgs([]string{"--target", eng.URL, "--rate", "60", "--duration", "500ms", "--out", requests, "--summary", summary, "--objective-ttft", "10s", "--prompt-tokens", "5"})
+	requests, summary, save := filepath.Join(dir, "requests.jsonl"), filepath.Join(dir, "summary.json"), filepath.Join(dir, "result.json")
+	cmd.SetArgs([]string{
+		"--target", eng.URL, "--rate", "60", "--duration", "500ms", "--out", requests, "--summary", summary, "--objective-ttft", "10s", "--prompt-tokens", "5",
+		"--save", save, "--vocabulary", "100", "--header", "X-Team: a", "--synthetic",
+	})
 	if err := cmd.ExecuteContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -115,14 +120,85 @@ func TestBench(t *testing.T) {
 	if s.Requests == 0 || s.Failed != 0 || s.Good != s.Requests || len(records) != s.Requests {
 		t.Errorf("summary %+v, %d records", s, len(records))
 	}
-	if !strings.Contains(out.String(), "TTFT") {
-		t.Errorf("printed %q", out.String())
+	for _, says := range []string{"Serving Benchmark Result", "Request goodput (req/s):", "P99 E2EL (ms):"} {
+		if !strings.Contains(out.String(), says) {
+			t.Errorf("%q is not in\n%s", says, out.String())
+		}
+	}
+	if h := <-headers; h.Get("X-Team") != "a" || h.Get(loadtest.Synthetic) != "1" {
+		t.Errorf("sent %v", h)
+	}
+	if raw, err = os.ReadFile(save); err != nil {
+		t.Fatal(err)
+	}
+	var result loadtest.Result
+	if err := json.Unmarshal(raw, &result); err != nil || result.Completed != s.Succeeded || len(result.TTFTs) != s.Requests {
+		t.Errorf("%d of %d requests saved, %v", len(result.TTFTs), s.Requests, err)
 	}
 	bad := newBenchCommand()
 	bad.SilenceErrors, bad.SilenceUsage = true, true
-	bad.SetArgs([]string{"--target", "nowhere", "--workload", "unheard-of"})
-	if err := bad.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "nowhere") || !strings.Contains(err.Error(), "unheard-of") {
-		t.Errorf("faults do not come together: %v", err)
+	bad.SetArgs([]string{"--target", "nowhere", "--workload", "unheard-of", "--header", "token"})
+	err = bad.ExecuteContext(t.Context())
+	for _, says := range []string{"nowhere", "unheard-of", "Name: value"} {
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v does not tell %q", err, says)
+		}
+	}
+	if err != nil && strings.Contains(err.Error(), "token\n") {
+		t.Errorf("a header may be a key: %v", err)
+	}
+}
+
+func TestPromptsAndPrefixes(t *testing.T) {
+	dir := t.TempDir()
+	trace, prompts := filepath.Join(dir, "trace.jsonl"), filepath.Join(dir, "prompts.jsonl")
+	write(t, trace, `{"timestamp":1000,"input_length":600,"output_length":5,"hash_ids":[7,8]}
+{"timestamp":1500.5,"input_length":700,"output_length":6,"hash_ids":[7,9]}
+{"timestamp":1600,"input_length":10,"output_length":7,"hash_ids":[]}
+`)
+	write(t, prompts, `{"prompt":"one","output_tokens":3}
+{"prompt":"two"}
+`)
+	all := func(o trafficOptions) (got []loadtest.Request) {
+		t.Helper()
+		o.scale = 1
+		s, err := o.source()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for r, ok := s.Next(); ok; r, ok = s.Next() {
+			got = append(got, r)
+		}
+		return got
+	}
+	first := []loadtest.Block{{ID: 7, Tokens: 512}, {ID: 8, Tokens: 512}}
+	want := []loadtest.Request{
+		{PromptTokens: 600, OutputTokens: 5, Prefix: first},
+		{Offset: 500500 * time.Microsecond, PromptTokens: 700, OutputTokens: 6, Prefix: []loadtest.Block{{ID: 7, Tokens: 512}, {ID: 9, Tokens: 512}}},
+		{Offset: 600 * time.Millisecond, PromptTokens: 10, OutputTokens: 7},
+	}
+	if diff := cmp.Diff(want, all(trafficOptions{trace: trace})); diff != "" {
+		t.Error(diff)
+	}
+	got := all(trafficOptions{trace: trace, prompts: prompts})
+	if got[0].Prompt != "one" || got[0].OutputTokens != 3 || got[1].Prompt != "two" || got[1].OutputTokens != 6 || got[2].Prompt != "one" {
+		t.Errorf("prompts do not come in turn: %+v", got)
+	}
+	shared := map[uint64]bool{}
+	for _, r := range all(trafficOptions{workload: poisson, rate: 50, promptTokens: 100, outputTokens: 1, duration: 10 * time.Second, sharedGroups: 3, sharedTokens: 80}) {
+		if len(r.Prefix) != 1 || r.Prefix[0].Tokens != 80 {
+			t.Fatalf("request %+v", r)
+		}
+		shared[r.Prefix[0].ID] = true
+	}
+	if len(shared) != 3 {
+		t.Errorf("%d different prefixes, want 3", len(shared))
+	}
+	for _, text := range []string{"", "{}", "x"} {
+		write(t, prompts, text)
+		if _, err := (trafficOptions{trace: trace, prompts: prompts, scale: 1}).source(); err == nil || !strings.Contains(err.Error(), "prompt 1") {
+			t.Errorf("%q as prompts: %v", text, err)
+		}
 	}
 }
 
