@@ -243,6 +243,9 @@ func (a *assembler) finish(c *connection, how Outcome) {
 	if r.end == 0 && how == Completed { // answered before all of it had come
 		r.end = r.firstByte
 	}
+	if n := len(ep.finished); n == cap(ep.finished) {
+		ep.finished = slices.Grow(ep.finished, max(64, n)) // twice as much, where append would add a quarter
+	}
 	ep.finished = append(ep.finished, Request{
 		Client: c.client, Server: c.server, Conn: c.id, Number: r.number, Method: r.method, Class: r.class,
 		Status: int(r.status), Start: a.wall(r.begin), RequestEnd: a.wall(r.end), FirstByte: a.wall(r.firstByte),

@@ -30,6 +30,7 @@ const (
 	observerVarNextId       = "next_id"
 	observerVarPortSlot     = "port_slot"
 	observerVarWakeBytes    = "wake_bytes"
+	observerVarWoken        = "woken"
 )
 
 // loadObserver returns the embedded CollectionSpec for observer.
@@ -100,6 +101,7 @@ type observerVariableSpecs struct {
 	NextId    *ebpf.VariableSpec `ebpf:"next_id"`
 	PortSlot  *ebpf.VariableSpec `ebpf:"port_slot"`
 	WakeBytes *ebpf.VariableSpec `ebpf:"wake_bytes"`
+	Woken     *ebpf.VariableSpec `ebpf:"woken"`
 }
 
 // observerObjects contains all objects after they have been loaded into the kernel.
@@ -147,6 +149,7 @@ type observerVariables struct {
 	NextId    *ebpf.Variable `ebpf:"next_id"`
 	PortSlot  *ebpf.Variable `ebpf:"port_slot"`
 	WakeBytes *ebpf.Variable `ebpf:"wake_bytes"`
+	Woken     *ebpf.Variable `ebpf:"woken"`
 }
 
 // observerPrograms contains all programs after they have been loaded into the kernel.

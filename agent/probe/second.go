@@ -33,7 +33,7 @@ func (o *Observer) Drain(e Endpoint) Second {
 		return Second{Gaps: stats.NewSketch(), Heard: o.heard}
 	}
 	s := Second{Requests: ep.finished, Gaps: ep.gaps, Chunks: ep.chunks, Open: o.requests.requests(ep, kernelNow()), Heard: o.heard}
-	ep.finished, ep.gaps, ep.chunks = nil, stats.NewSketch(), 0
+	ep.finished, ep.gaps, ep.chunks = make([]Request, 0, len(s.Requests)), stats.NewSketch(), 0
 	return s
 }
 

@@ -29,6 +29,7 @@
 /* Steps per segment: one chunk or header line each; 64 KB hold no more than 10,923 chunks. */
 #define STEPS 16384
 #define BATCH_NS 250000000ULL
+#define WAKE_NS 1000000ULL
 /* A segment this far ahead, or behind, is not of this stream. */
 #define REACH (1 << 24)
 
@@ -239,6 +240,7 @@ struct {
 struct counts counters[PORTS];
 __u64 next_id = 1;
 __s64 live; /* connections in conns */
+__u64 woken; /* when user space was woken last */
 
 volatile const __u8 port_slot[65536];
 volatile const __u32 bound = 8192;     /* of live connections that are all kept */
