@@ -87,6 +87,12 @@ func TestAnalyze(t *testing.T) {
 		"tiny token budget": {
 			with(func(l *load) { l.stepTokens = 30 }), Config{"max_num_seqs": "64", "max_num_batched_tokens": "32"}, all, PrefillBound,
 		},
+		"tiny token budget, steps not counted": {
+			with(func(l *load) { l.steps, l.waiting = 0, 3 }), Config{"max_num_seqs": "64", "max_num_batched_tokens": "32"}, all, PrefillBound,
+		},
+		"prompts of a few steps, steps not counted": {
+			with(func(l *load) { l.steps, l.waiting = 0, 3 }), Config{"max_num_seqs": "64", "max_num_batched_tokens": "512"}, gains{"max_num_batched_tokens": 2}, None,
+		},
 		"cache full, evicting": {with(func(l *load) { l.kv, l.preempt, l.waiting = 0.97, 0.5, 2 }), config, all, KVBound},
 		"cache full, harmless": {with(func(l *load) { l.kv = 0.97 }), config, gains{"kv_memory_fraction": 1}, None},
 		"decode":               {with(func(l *load) { l.itl = 0.04 }), config, all, DecodeBound},

@@ -93,25 +93,40 @@ func batchLimited(in Input, s signals) verdict {
 	)
 }
 
+// Thresholds of a prefill bound.
+const (
+	leastBudgetUse   = 0.5 // of a step's budget, on average
+	leastPromptSteps = 4.0 // steps of a mean prompt
+)
+
 // prefillBound: steps run near their token budget although the batch decodes few tokens, so most
-// of a step is prompt, and prompts take many steps.
+// of a step is prompt, and prompts take many steps. Where the engine does not count its steps,
+// requests that wait while nearly all work is prompts stand for steps near the budget.
 func prefillBound(in Input, s signals) verdict {
 	budget, ok := in.Config.Number("max_num_batched_tokens")
-	if !ok || s.nearBudget == 0 {
-		return unknown("the tokens of a step or their limit are not known")
+	if !ok || budget <= 0 {
+		return unknown("the limit of tokens in a step is not known")
 	}
 	if s.finished == 0 {
 		return no
 	}
-	promptTokens := s.prompt / s.finished
+	promptTokens := s.prompt * (1 - s.hitRate) / s.finished
 	steps := promptTokens / max(1, budget-s.running)
-	if s.nearBudget < 0.5 || steps < 4 {
+	if steps < leastPromptSteps {
 		return no
 	}
-	return yes(0, min(1, s.nearBudget),
-		fmt.Sprintf("a step carries %.0f %% of its %.0f-token budget and a mean prompt of %.0f tokens takes %.0f steps", 100*s.nearBudget, budget, promptTokens, steps),
-		fmt.Sprintf("median prefill takes %.2f s", s.prefillSeconds),
-	)
+	tail := fmt.Sprintf("median prefill takes %.2f s", s.prefillSeconds)
+	if s.nearBudget > 0 {
+		if s.nearBudget < leastBudgetUse {
+			return no
+		}
+		return yes(0, min(1, s.nearBudget), fmt.Sprintf("a step carries %.0f %% of its %.0f-token budget and a mean prompt of %.0f tokens takes %.0f steps", 100*s.nearBudget, budget, promptTokens, steps), tail)
+	}
+	computed := s.prompt * (1 - s.hitRate)
+	if s.waiting < 1 || computed < leastPromptShare*(computed+s.generated) {
+		return no
+	}
+	return yes(0, 0.5, fmt.Sprintf("a mean prompt of %.0f tokens takes at least %.0f steps of %.0f, prompts are %.0f %% of all tokens computed, and %.1f requests wait", promptTokens, math.Floor(promptTokens/budget), budget, 100*computed/(computed+s.generated), s.waiting), tail)
 }
 
 // kvBound: the cache is full and somebody suffers. With room for those that wait, that many more

@@ -54,7 +54,7 @@ var axes = []struct {
 	values  []string
 }{
 	{"batching", "max_num_seqs", []string{"8", "16", "32", "64", "128", "256", "512", "1024"}},
-	{"batching", "max_num_batched_tokens", []string{"512", "1024", "2048", "4096", "8192", "16384"}},
+	{"batching", "max_num_batched_tokens", []string{"64", "128", "256", "512", "1024", "2048", "4096", "8192", "16384"}},
 	{"batching", "max_concurrent", []string{"32", "64", "128", "256", "512"}},
 	{"kv_cache", "kv_memory_fraction", []string{"0.8", "0.85", "0.9", "0.92", "0.95"}},
 	{"kv_cache", "prefix_caching", []string{"true"}},

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/optiinfra/performance-agent/pkg/des"
 	"github.com/optiinfra/performance-agent/pkg/fleet"
 	"github.com/optiinfra/performance-agent/pkg/perfmodel"
 )
@@ -52,11 +53,18 @@ const (
 	prefillNoise     = 0.3
 )
 
-// point is what one bin of telemetry says: the mean step at a mean load.
+// point is what one bin of telemetry says: the mean time between two tokens of a sequence, at a mean
+// load.
 type point struct {
-	sequences, tokens float64 // in a step: decoding sequences, prompt tokens
+	steps             float64 // of the engine in that time
+	sequences, tokens float64 // in that time: decoding sequences, prompt tokens
 	seconds           float64
 	weight            float64 // generated tokens that it rests on
+}
+
+// between two tokens of a sequence at a load, in seconds.
+func (l law) between(p point) float64 {
+	return l.step*p.steps + l.sequence*p.sequences + l.token*p.tokens
 }
 
 // liveLaws draws laws that agree with what the engines show and are as different as that allows. It
@@ -67,11 +75,13 @@ func (s *Scene) liveLaws(t traffic, n int) []law {
 	if !(mean.seconds > 0) {
 		return nil
 	}
-	prefill := s.prefillSeconds(t)
+	seen := prefill{
+		seconds: s.prefillSeconds(t), sequences: math.Max(0, mean.sequences-1),
+		prompt: math.Max(1, t.prompt*(1-t.hit)), budget: s.number("max_num_batched_tokens", math.Inf(1)),
+	}
 	guess := tokenShare * mean.seconds / (mean.sequences + mean.tokens)
-	computed := math.Max(1, t.prompt*(1-t.hit))
-	if prefill > 0 {
-		guess = math.Max(guess/10, (prefill-0.7*mean.seconds)/computed)
+	if seen.seconds > 0 {
+		guess = math.Max(guess/10, (seen.seconds-0.7*mean.seconds/mean.steps*seen.steps())/seen.prompt)
 	}
 	rng := rand.New(rand.NewPCG(1, 2)) // fixed: equal telemetry gives equal proposals
 	type particle struct {
@@ -83,15 +93,15 @@ func (s *Scene) liveLaws(t traffic, n int) []law {
 	for range particles {
 		l := law{token: guess * math.Exp(tokenSpread*rng.NormFloat64())}
 		l.sequence = l.token * sequencePerToken * math.Exp(sequenceSpread*rng.NormFloat64())
-		l.step = mean.seconds - l.sequence*mean.sequences - l.token*mean.tokens
-		if l.step < leastFixed*mean.seconds {
+		l.step = (mean.seconds - l.sequence*mean.sequences - l.token*mean.tokens) / mean.steps
+		if l.step*mean.steps < leastFixed*mean.seconds {
 			continue
 		}
-		w := math.Exp(-misfit(l, points) - prefillMisfit(l, prefill, mean.sequences, computed))
+		w := math.Exp(-misfit(l, points) - seen.misfit(l))
 		cloud, total = append(cloud, particle{l, w}), total+w
 	}
 	if len(cloud) == 0 || total == 0 {
-		return []law{{step: mean.seconds}}
+		return []law{{step: mean.seconds / mean.steps}}
 	}
 	slices.SortFunc(cloud, func(a, b particle) int { return cmp.Compare(a.sequence, b.sequence) })
 	laws := make([]law, 0, n)
@@ -118,19 +128,30 @@ func interleave(laws []law) []law {
 func misfit(l law, points []point) float64 {
 	var sum float64
 	for _, p := range points {
-		e := (l.at(p.sequences, p.tokens)/p.seconds - 1) / pointNoise
+		e := (l.between(p)/p.seconds - 1) / pointNoise
 		sum += e * e / 2
 	}
 	return sum * math.Min(1, effectiveBins/float64(len(points)))
 }
 
-// prefillMisfit compares the time from admission to first token with one step that carries the
-// prompt.
-func prefillMisfit(l law, seen, sequences, prompt float64) float64 {
-	if !(seen > 0) {
+// prefill is what the engines show of the time from admission to first token.
+type prefill struct {
+	seconds   float64 // 0: no source tells
+	sequences float64 // that decode beside it
+	prompt    float64 // tokens to compute
+	budget    float64 // tokens of a step; +Inf: a prompt takes one step
+}
+
+// steps that a prompt takes.
+func (p prefill) steps() float64 { return math.Ceil(p.prompt / math.Max(1, p.budget-p.sequences)) }
+
+// misfit compares that time with the steps that carry the prompt.
+func (p prefill) misfit(l law) float64 {
+	if !(p.seconds > 0) {
 		return 0
 	}
-	e := math.Log(l.at(math.Max(0, sequences-1), prompt)/seen) / prefillNoise
+	steps := p.steps()
+	e := math.Log(steps*l.at(p.sequences, p.prompt/steps)/p.seconds) / prefillNoise
 	return e * e / 2
 }
 
@@ -174,18 +195,19 @@ func (s *Scene) points(t traffic) []point {
 	slices.Sort(order)
 	var out []point
 	for _, key := range order {
-		if p, ok := pointOf(bins[key], t); ok {
+		if p, ok := s.pointOf(bins[key], t); ok {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// pointOf reads the step time from the gaps between tokens, and a step's load from the engine's own
-// count of steps or, without one, from how many requests ran.
-func pointOf(a *fleet.Aggregate, t traffic) (point, bool) {
+// pointOf reads the time between two tokens, and its load from the engine's own count of steps or,
+// without one, from how many requests ran. SGLang computes prompts in steps of their own, between
+// those that decode: at least as many as the chunk size asks for.
+func (s *Scene) pointOf(a *fleet.Aggregate, t traffic) (point, bool) {
 	generated := a.Counters[fleet.GenerationTokens]
-	p := point{weight: generated}
+	p := point{weight: generated, steps: 1}
 	for _, m := range []string{fleet.ITL, fleet.TPOT} {
 		if k := a.Sketches[m]; k != nil && k.Count() > 0 {
 			p.seconds = k.Mean()
@@ -197,6 +219,8 @@ func pointOf(a *fleet.Aggregate, t traffic) (point, bool) {
 	if steps := a.Counters[fleet.Iterations]; steps > 0 && a.Counters[fleet.IterationTokens] > 0 {
 		p.sequences = generated / steps
 		p.tokens = math.Max(0, a.Counters[fleet.IterationTokens]/steps-p.sequences)
+	} else if dialects[s.Engine] == des.SGLang {
+		p.steps += p.tokens / s.number("max_num_batched_tokens", math.Inf(1))
 	}
 	return p, generated >= 20 && p.seconds > 0 && p.sequences > 0
 }
@@ -204,6 +228,7 @@ func pointOf(a *fleet.Aggregate, t traffic) (point, bool) {
 func meanPoint(points []point) point {
 	var m point
 	for _, p := range points {
+		m.steps += p.weight * p.steps
 		m.sequences += p.weight * p.sequences
 		m.tokens += p.weight * p.tokens
 		m.seconds += p.weight * p.seconds
@@ -212,5 +237,5 @@ func meanPoint(points []point) point {
 	if m.weight == 0 {
 		return point{}
 	}
-	return point{sequences: m.sequences / m.weight, tokens: m.tokens / m.weight, seconds: m.seconds / m.weight, weight: m.weight}
+	return point{steps: m.steps / m.weight, sequences: m.sequences / m.weight, tokens: m.tokens / m.weight, seconds: m.seconds / m.weight, weight: m.weight}
 }

@@ -56,6 +56,38 @@ func TestUnknownHardware(t *testing.T) {
 	}
 }
 
+// TestUnknownHardwareTinyBudget: where a prompt takes many steps, its time tells little of a token's
+// cost; that must not hide what larger steps gain.
+func TestUnknownHardwareTinyBudget(t *testing.T) {
+	spec := workload.Spec{Arrivals: workload.Arrivals{Rate: 100}, Prompt: workload.Fixed(430), Output: workload.Fixed(16), Count: 1500}
+	trace, err := workload.Generate(spec, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1_700_000_000, 0)
+	u := truth{t: t, law: law{step: 0.008, sequence: 0.0005, token: 0.00012}, clients: 32 * replicas}
+	seconds := int(u.run(16, 16, trace, nil).Elapsed.Seconds()) + 1
+	m := fleetOn(t, "a machine of one's own", map[string]string{"max_num_seqs": "16", "max_num_batched_tokens": "16"})
+	v := service(t, m, u.windows(16, 16, trace, seconds, now), now)
+	r, err := v.Recommend(context.Background(), "chat", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.GetStatus() != "open" || r.GetFinding().GetClass() != "prefill_bound" {
+		t.Fatalf("%s, %s: %s; want an open proposal for a prefill bound", r.GetStatus(), r.GetFinding().GetClass(), r.GetTitle())
+	}
+	s := &Scene{Description: description(), Incumbent: r.GetSettings()}
+	budget, seqs := int(s.number("max_num_batched_tokens", 0)), int(s.number("max_num_seqs", 0))
+	if budget < 64 || budget > reach*16 {
+		t.Errorf("%s: want more tokens in a step, within reach", r.GetTitle())
+	}
+	got, p := u.run(seqs, budget, trace, nil).Summary.OutputTokenRate, r.GetPredicted()["throughput_tokens"]
+	t.Logf("%s: predicted %.3g (%.3g … %.3g) tok/s, obtained %.3g", r.GetTitle(), p.GetValue(), p.GetLow(), p.GetHigh(), got)
+	if got < p.GetLow() || got > p.GetHigh() {
+		t.Errorf("throughput %.3g is outside of %.3g … %.3g", got, p.GetLow(), p.GetHigh())
+	}
+}
+
 func TestLawMaxRate(t *testing.T) {
 	l := law{step: 0.01, sequence: 0.001, token: 0.0001}
 	tr := traffic{prompt: 100, output: 50}

@@ -159,7 +159,8 @@ func (v *Service) Recommend(_ context.Context, group string, asked []string) (*c
 	return r, nil
 }
 
-// fill completes the recommendation with the best candidate that gains enough.
+// fill completes the recommendation with the best candidate that gains enough for certain, or that is
+// worth a try.
 func (v *Service) fill(r *commandv1.Recommendation, s *Scene, sim *simulator, ranked []scored, no []rejection) {
 	r.Evidence = append(r.Evidence, sim.cal.notes...)
 	r.Evidence = append(r.Evidence, fmt.Sprintf("traffic of a replica: %.2f requests/s, %.0f prompt and %.0f output tokens on average, prefix hits %.0f %%; burstiness and length shape assumed as in a public conversation trace",
@@ -169,9 +170,13 @@ func (v *Service) fill(r *commandv1.Recommendation, s *Scene, sim *simulator, ra
 		r.Rejected = rejections(no)
 		return
 	}
-	pick := ranked[0]
-	for _, other := range ranked[1:] {
-		no = append(no, rejection{other.title(s), fmt.Sprintf("predicted gain %+.0f %% against %+.0f %% of the proposal", 100*other.gain, 100*pick.gain)})
+	sure := func(c scored) bool { return c.low >= v.cfg.MinGain || v.worthATry(s, sim, c) }
+	chosen := max(0, slices.IndexFunc(ranked, sure))
+	pick := ranked[chosen]
+	for i, other := range ranked {
+		if i != chosen {
+			no = append(no, rejection{other.title(s), fmt.Sprintf("predicted gain %+.0f %%, at least %+.0f %% with 90 %% confidence, against %+.0f and %+.0f %% of the proposal", 100*other.gain, 100*other.low, 100*pick.gain, 100*pick.low)})
+		}
 	}
 	r.Rejected = rejections(no)
 	if sim.clients > 0 {
@@ -180,7 +185,7 @@ func (v *Service) fill(r *commandv1.Recommendation, s *Scene, sim *simulator, ra
 	if s.turnsCacheOn(pick.neutral) {
 		r.Evidence = append(r.Evidence, "how much of the prompts repeats cannot be seen while prefix caching is off: predicted over shares of 0 to 90 %; a cache that finds nothing costs next to nothing, so a canary may find out")
 	}
-	if pick.low < v.cfg.MinGain && !v.worthATry(s, sim, pick) {
+	if !sure(pick) {
 		r.Title = fmt.Sprintf("keep the incumbent: the best candidate (%s) is predicted to gain %.0f %% (at least %.0f %% with 90 %% confidence), less than the %.0f %% worth a change", pick.title(s), 100*pick.gain, 100*pick.low, 100*v.cfg.MinGain)
 		return
 	}

@@ -39,14 +39,14 @@ var scenarios = map[key]scenario{
 	},
 	{"prefix", engine.SGLang}: {
 		words: "no prefix cache under a long shared prompt", flags: []string{"--disable-radix-cache", "--max-running-requests", "32"},
-		traffic: stage.Traffic{Rate: 6.5, PromptWords: 600, SharedWords: 590, OutputTokens: 16},
+		traffic: stage.Traffic{Rate: 11.5, PromptWords: 400, SharedWords: 390, OutputTokens: 8},
 	},
 	{"budget", engine.VLLM}: {
 		words: "sixteen tokens a step", flags: []string{"--max-num-batched-tokens", "16", "--max-num-seqs", "16"},
 		traffic: stage.Traffic{Rate: 10, PromptWords: 160, OutputTokens: 16},
 	},
 	{"budget", engine.SGLang}: {
-		words: "sixteen tokens of a prompt a step", flags: []string{"--chunked-prefill-size", "16", "--max-running-requests", "32"},
+		words: "32 tokens of a prompt a step", flags: []string{"--chunked-prefill-size", "32", "--max-running-requests", "16"},
 		traffic: stage.Traffic{Rate: 6, PromptWords: 160, OutputTokens: 16},
 	},
 }
