@@ -157,15 +157,20 @@ const skew = time.Millisecond
 
 // The observer's times lie between what server and client say of the same moments.
 func TestRealStreams(t *testing.T) {
-	for _, c := range []struct{ name, network, listen, host string }{
-		{"IPv4", "tcp4", "127.0.0.1:0", "127.0.0.1"},
-		{"IPv6", "tcp6", "[::1]:0", "::1"},
+	for _, c := range []struct {
+		name, network, listen, host string
+		mode                        Mode
+	}{
+		{"IPv4", "tcp4", "127.0.0.1:0", "127.0.0.1", ModePacket},
+		{"IPv6", "tcp6", "[::1]:0", "::1", ModePacket},
+		{"control group, IPv4", "tcp4", "127.0.0.1:0", "127.0.0.1", ModeCgroup},
+		{"control group, IPv6", "tcp6", "[::1]:0", "::1", ModeCgroup},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			st := newStation(t, c.network, c.listen)
 			e := Endpoint{Port: st.port}
 			cfg := DefaultConfig(e)
-			cfg.Mode = ModePacket
+			cfg.Mode = c.mode
 			o := observe(t, cfg)
 			streams(t, st, o, e, c.host)
 		})
