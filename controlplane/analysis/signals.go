@@ -76,7 +76,7 @@ func (s *signals) totals(a *fleet.Aggregate, c Config) {
 	s.preemptions = a.Counters[fleet.Preemptions]
 	if steps := a.Counters[fleet.Iterations]; steps > 0 {
 		if budget, ok := c.Number("max_num_batched_tokens"); ok && budget > 0 {
-			s.nearBudget = a.Counters[fleet.IterationTokens] / steps / budget
+			s.nearBudget = math.Min(1, a.Counters[fleet.IterationTokens]/steps/budget) // vLLM does not count steps that end no prompt
 		}
 	}
 	s.ttft50, s.ttft95 = a.Quantile(fleet.TTFT, 0.5), a.Quantile(fleet.TTFT, 0.95)
