@@ -54,7 +54,9 @@ func DefaultConfig(endpoints ...Endpoint) Config {
 const (
 	maxPorts = 63 // port slots of the kernel part, less the one for "not observed"
 	// lruSlack is kept free per CPU: the kernel's lists reserve as many entries for each.
-	lruSlack      = 128
+	lruSlack = 128
+	// breath between two looks at the events while many come: each look is a system call.
+	breath        = 2 * time.Millisecond
 	interfaceScan = 10 * time.Second
 	sweepEvery    = time.Second
 )
@@ -264,6 +266,9 @@ func (o *Observer) read(deadline time.Time) error {
 		o.mu.Unlock()
 		if err != nil {
 			return err
+		}
+		if o.events.AvailableBytes() == 0 && time.Until(deadline) > breath {
+			time.Sleep(breath)
 		}
 	}
 }
