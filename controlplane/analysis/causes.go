@@ -12,11 +12,11 @@ import (
 // engine's own thread may be the limit as well; its share of a core is not judged here, because
 // engines on a CPU always use theirs whole.
 func hostBound(_ Input, s signals) verdict {
-	h, known := worst(s.hosts, func(h host) float64 { return math.Max(orZero(h.throttled), orZero(h.waiting)) })
+	h, known := worst(s.hosts, func(h host) float64 { return math.Max(orZero(h.throttled), orZero(h.crowded())) })
 	if !known || math.IsNaN(h.engineCPU) {
 		return unknown("the engine's processes cannot be seen")
 	}
-	lost := math.Max(orZero(h.throttled), orZero(h.waiting))
+	lost := math.Max(orZero(h.throttled), orZero(h.crowded()))
 	if lost < hostExcuse {
 		return no
 	}
@@ -39,6 +39,7 @@ func orZero(v float64) float64 {
 const (
 	leastHits  = 0.3 // earlier hit rate below which there was little to lose
 	lostHits   = 0.3 // of the prompt tokens, less hits than before
+	keptHits   = 0.7 // of the tokens that the cache spared a request before: prompts are longer, the cache serves as before
 	leastQuery = 5000
 )
 
@@ -50,6 +51,8 @@ func prefixMisses(in Input, s signals) verdict {
 	case in.Pace == nil || math.IsNaN(in.Pace.HitRate):
 		return unknown("no earlier hit rate is known to compare with")
 	case in.Pace.HitRate < leastHits || s.queried < leastQuery || in.Pace.HitRate-s.hitRate < lostHits:
+		return no
+	case s.hitRate*s.queried/math.Max(1, s.finished) > keptHits*in.Pace.HitsPerRequest:
 		return no
 	case s.preemptions > 0 || s.kvUsage >= 0.9:
 		return no

@@ -15,7 +15,7 @@ import (
 var usual = load{seconds: 30, running: 3, kv: 0.2, ttft: 0.1, queue: 0.01, itl: 0.01, stepTokens: 10, steps: 90, requests: 2, out: 270, prompt: 2000}
 
 // usualPace is what usual shows of its engine.
-var usualPace = &Pace{StepSeconds: 0.0063, SecondsPerSequence: 0.001, SecondsPerPromptToken: 1e-4, HitRate: 0.6}
+var usualPace = &Pace{StepSeconds: 0.0063, SecondsPerSequence: 0.001, SecondsPerPromptToken: 1e-4, HitRate: 0.6, HitsPerRequest: 600}
 
 // observed is telemetry of one replica, changed second by second.
 func observed(change func(i int, w *fleet.Window)) []*fleet.Window {
@@ -42,6 +42,14 @@ func TestCauses(t *testing.T) {
 			w.Counters[fleet.PrefixQueryTokens], w.Counters[fleet.PrefixHitTokens] = 2000, 2000*hits
 		}
 	}
+	crowd := func(waiting, host float64) func(int, *fleet.Window) {
+		return func(_ int, w *fleet.Window) {
+			w.Counters[fleet.EngineRunWaitSeconds], w.Counters[fleet.HostCPUSeconds] = waiting, host
+		}
+	}
+	longer := func(_ int, w *fleet.Window) {
+		w.Counters[fleet.PrefixQueryTokens], w.Counters[fleet.PrefixHitTokens] = 6000, 1200
+	}
 	starting := func(age float64) func(int, *fleet.Window) {
 		return func(i int, w *fleet.Window) {
 			w.Serving = i >= 20
@@ -66,13 +74,15 @@ func TestCauses(t *testing.T) {
 		want   Class
 		says   string
 	}{
-		"nothing":                 {func(int, *fleet.Window) {}, nil, None, "no remedy"},
-		"quota":                   {every(fleet.EngineThrottledSeconds, 0.2), nil, HostBound, "CPU quota"},
-		"quota that hardly bites": {every(fleet.EngineThrottledSeconds, 0.05), nil, None, "no remedy"},
-		"no core":                 {every(fleet.EngineRunWaitSeconds, 0.4), nil, HostBound, "has no core"},
-		"stopped":                 {every(fleet.EngineStoppedSeconds, 0.2), nil, FailSlow, "stood still"},
-		"slow for no reason":      {func(_ int, w *fleet.Window) { slow(t, w, 1.6) }, nil, FailSlow, "times as long"},
-		"a little slow":           {func(_ int, w *fleet.Window) { slow(t, w, 1.15) }, nil, None, "no remedy"},
+		"nothing":                   {func(int, *fleet.Window) {}, nil, None, "no remedy"},
+		"quota":                     {every(fleet.EngineThrottledSeconds, 0.2), nil, HostBound, "CPU quota"},
+		"quota that hardly bites":   {every(fleet.EngineThrottledSeconds, 0.05), nil, None, "no remedy"},
+		"no core":                   {crowd(0.4, 1.5), nil, HostBound, "has no core"},
+		"its own threads crowd":     {crowd(0.4, 0.75), nil, None, "no remedy"},
+		"longer prompts, hits stay": {longer, nil, None, "no remedy"},
+		"stopped":                   {every(fleet.EngineStoppedSeconds, 0.2), nil, FailSlow, "stood still"},
+		"slow for no reason":        {func(_ int, w *fleet.Window) { slow(t, w, 1.6) }, nil, FailSlow, "times as long"},
+		"a little slow":             {func(_ int, w *fleet.Window) { slow(t, w, 1.15) }, nil, None, "no remedy"},
 		"slow under a quota": {func(_ int, w *fleet.Window) {
 			slow(t, w, 1.6)
 			w.Counters[fleet.EngineThrottledSeconds] = 0.4

@@ -42,9 +42,9 @@ func coldStart(_ Input, s signals) verdict {
 }
 
 // networkOrClient: the engine has sent what its clients do not take. Less than a tenth of the
-// connections, or less than one, is the odd client.
+// connections, or less than half a one, is the odd client.
 func networkOrClient(_ Input, s signals) verdict {
-	const leastShare, leastClients = 0.1, 1.0
+	const leastShare, leastClients = 0.1, 0.5
 	h, known := worst(s.hosts, func(h host) float64 { return h.backlog })
 	if !known {
 		return unknown("no source sees the connections' send queues")
@@ -73,7 +73,7 @@ func failSlow(in Input, s signals) verdict {
 			fmt.Sprintf("processes of %s stood still, stopped by a signal, in %.0f %% of the time", h.instance, 100*h.stopped), slowWords(h))
 	}
 	h, known := worst(s.hosts, func(h host) float64 {
-		if h.throttled > hostExcuse || h.waiting > hostExcuse {
+		if h.throttled > hostExcuse || h.crowded() > hostExcuse {
 			return math.NaN() // its host explains it
 		}
 		return h.slow

@@ -26,6 +26,15 @@ type host struct {
 	windows    []*fleet.Window
 }
 
+// crowded is the share of the time in which others keep the engine from a core, at most what they use:
+// what its own threads take from each other is no fault of the host.
+func (h host) crowded() float64 {
+	if math.IsNaN(h.waiting) {
+		return h.waiting
+	}
+	return math.Min(h.waiting, orZero(h.others)+orZero(h.stolen))
+}
+
 // hosts of the span, by replica, in the order of their names.
 func hosts(in Input) []host {
 	byInstance := map[string][]*fleet.Window{}

@@ -14,6 +14,7 @@ type Pace struct {
 	SecondsPerSequence    float64 // and for each sequence that decodes in it
 	SecondsPerPromptToken float64 // and for each prompt token computed in it
 	HitRate               float64 // share of prompt tokens found in the prefix cache; NaN without queries
+	HitsPerRequest        float64 // tokens found in it, a finished request
 }
 
 // leastPace is how many windows with work a pace is learned from.
@@ -23,10 +24,11 @@ const leastPace = 20
 func LearnPace(windows []*fleet.Window) *Pace {
 	var rows [][3]float64
 	var seconds, weights []float64
-	var queries, hits float64
+	var queries, hits, finished float64
 	for _, w := range windows {
 		queries += w.Counters[fleet.PrefixQueryTokens]
 		hits += w.Counters[fleet.PrefixHitTokens]
+		finished += w.Counters[fleet.RequestsFinished]
 		if batch, prompt, itl, n := stepOf(w); n > 0 {
 			rows = append(rows, [3]float64{1, batch, prompt})
 			seconds, weights = append(seconds, itl), append(weights, n)
@@ -38,7 +40,7 @@ func LearnPace(windows []*fleet.Window) *Pace {
 	c := leastSquares(rows, seconds, weights)
 	p := &Pace{StepSeconds: c[0], SecondsPerSequence: c[1], SecondsPerPromptToken: c[2], HitRate: math.NaN()}
 	if queries > 0 {
-		p.HitRate = hits / queries
+		p.HitRate, p.HitsPerRequest = hits/queries, hits/math.Max(1, finished)
 	}
 	return p
 }

@@ -67,7 +67,12 @@ func (v *Service) Findings(_ context.Context, group string) ([]*commandv1.Findin
 	if err != nil {
 		return nil, err
 	}
-	return analysis.Analyze(s.input(), v.forecaster(s)), nil
+	return v.Diagnose(s), nil
+}
+
+// Diagnose names what limits the group of a scene, primary cause first.
+func (v *Service) Diagnose(s *Scene) []*commandv1.Finding {
+	return analysis.Analyze(s.input(), v.forecaster(s))
 }
 
 func (s *Scene) input() analysis.Input {
@@ -139,7 +144,7 @@ func (v *Service) Recommend(_ context.Context, group string, asked []string) (*c
 	if err != nil {
 		return nil, err
 	}
-	finding := analysis.Analyze(s.input(), v.forecaster(s))[0]
+	finding := v.Diagnose(s)[0]
 	r := &commandv1.Recommendation{
 		Id: "p-" + uuid.NewString()[:13], Group: group, Finding: finding, Status: "kept_incumbent",
 		Predicted: map[string]*commandv1.Predicted{}, CreatedMs: v.now().UnixMilli(),
