@@ -47,7 +47,7 @@ var scenarios = map[key]scenario{
 	},
 	{"budget", engine.SGLang}: {
 		words: "32 tokens of a prompt a step", flags: []string{"--chunked-prefill-size", "32", "--max-running-requests", "16"},
-		traffic: stage.Traffic{Rate: 6, PromptWords: 160, OutputTokens: 16},
+		traffic: stage.Traffic{Rate: 5, PromptWords: 160, OutputTokens: 16},
 	},
 }
 
