@@ -10,10 +10,11 @@ import (
 	"github.com/optiinfra/performance-agent/controlplane/client"
 )
 
-// Limits of waiting for the control plane. A rollout of two replicas restarts twice.
+// Limits of waiting for the control plane. A rollout of two replicas restarts twice, and an engine
+// that starts beside a loaded one on two cores takes two minutes.
 const (
-	improveLimit = 6 * time.Minute
-	rolloutLimit = 6 * time.Minute
+	improveLimit = 10 * time.Minute
+	rolloutLimit = 10 * time.Minute
 )
 
 // Say prints one line of a story; nil says nothing.

@@ -57,7 +57,7 @@ type story struct {
 // not come to its end; whether its figures are good is Report.Verdict.
 func Tell(ctx context.Context, recipe engine.Recipe, o Options) (_ Report, err error) {
 	s := &story{Options: o, recipe: recipe, began: time.Now()}
-	if s.scenario, err = scenarioOf(o.Scenario, recipe.Kind, o.Replicas); err != nil {
+	if s.scenario, err = scenarioOf(o.Scenario, recipe.Kind); err != nil {
 		return Report{}, err
 	}
 	s.result = Report{Engine: string(recipe.Kind), Version: engine.Versions[recipe.Kind], Scenario: o.Scenario, Replicas: o.Replicas, Flags: s.scenario.flags, Traffic: s.scenario.traffic}
