@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/optiinfra/performance-agent/test/real/demo/story"
@@ -13,8 +14,9 @@ import (
 )
 
 // realBar plays the loop on real engines, each mistake with one and with two replicas: on the engine
-// that ENGINE names, else on both; of the mistake that SCENARIO names, else of all. The stories go to
-// standard error.
+// that ENGINE names, else on both; of the mistake that SCENARIO names, else of all; with the REPLICAS
+// asked for, else with one and with two. A story takes four minutes, of two replicas up to ten; they go
+// to standard error.
 func realBar(ctx context.Context, bin string, out io.Writer) error {
 	kinds := []engine.Kind{engine.VLLM, engine.SGLang}
 	if name := os.Getenv("ENGINE"); name != "" {
@@ -23,6 +25,14 @@ func realBar(ctx context.Context, bin string, out io.Writer) error {
 	scenarios := story.Scenarios
 	if name := os.Getenv("SCENARIO"); name != "" {
 		scenarios = []string{name}
+	}
+	replicas := []int{1, 2}
+	if text := os.Getenv("REPLICAS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("REPLICAS: %w", err)
+		}
+		replicas = []int{n}
 	}
 	var played []story.Report
 	var faults []error
@@ -36,13 +46,13 @@ func realBar(ctx context.Context, bin string, out io.Writer) error {
 			return err
 		}
 		for _, scenario := range scenarios {
-			for replicas := 1; replicas <= 2; replicas++ {
-				r, err := story.Tell(ctx, recipe, story.Options{Bin: bin, Scenario: scenario, Replicas: replicas, Bad: story.NoBad, Out: os.Stderr})
+			for _, n := range replicas {
+				r, err := story.Tell(ctx, recipe, story.Options{Bin: bin, Scenario: scenario, Replicas: n, Bad: story.NoBad, Out: os.Stderr})
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
 				if err = errors.Join(err, r.Verdict()); err != nil {
-					faults = append(faults, fmt.Errorf("%s %s with %d replicas: %w", kind, scenario, replicas, err))
+					faults = append(faults, fmt.Errorf("%s %s with %d replicas: %w", kind, scenario, n, err))
 				}
 				printReal(out, r)
 				played = append(played, r)
