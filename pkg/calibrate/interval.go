@@ -1,0 +1,192 @@
+package calibrate
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/optiinfra/performance-agent/pkg/des"
+)
+
+// observation is a span of time in which the work that was done is known.
+type observation struct {
+	x       features
+	seconds float64
+	steps   float64 // decode steps within
+	weight  float64 // 1 for a span of its own; less where others saw the same steps
+}
+
+// record is the part of a request's life that observations are made of, in seconds.
+type record struct {
+	first, end float64
+	done       float64 // end of the step that computed its prompt
+	fresh      float64 // prompt tokens computed
+	cached     float64
+	prompt     float64
+	rate       float64 // tokens per second between first and end
+	span       float64 // time its prompt took, 0 when it was computed within one step
+}
+
+// intervals turns records of requests into observations: every gap between two tokens of a request is a
+// step, and what shared that step is known from all the others' records. A request without gaps is one
+// long span. cached are the prompt tokens that needed no computing. lagged says that the engine shows
+// what a step gave when the step after it has run.
+func intervals(cfg des.Config, requests []Request, cached []int, lagged bool) (out []observation) {
+	typical, mixed := typicalGaps(requests)
+	slack := typical / 4
+	shown := moments(requests)
+	records := make([]record, len(requests))
+	for i, r := range requests {
+		c := record{first: r.FirstToken.Seconds(), end: r.End.Seconds(), prompt: float64(r.PromptTokens), cached: float64(cached[i])}
+		c.fresh = c.prompt - c.cached
+		c.done = c.first
+		if lagged {
+			c.done = before(shown, c.first-slack, typical)
+		}
+		if d := c.end - c.first; d > 0 {
+			c.rate = float64(r.OutputTokens-1) / d
+		}
+		if chunks := math.Ceil(c.fresh / float64(max(cfg.MaxBatchedTokens-cfg.MaxNumSeqs, 1))); chunks > 1 {
+			c.span = chunks * mixed
+		}
+		records[i] = c
+	}
+	for _, r := range requests {
+		at := r.FirstToken.Seconds()
+		if len(r.Gaps) == 0 && r.OutputTokens > 1 {
+			out = append(out, observe(cfg, lagged, records, at, r.End.Seconds(), float64(r.OutputTokens-1), slack))
+		}
+		for _, gap := range r.Gaps {
+			if gap > 0 {
+				out = append(out, observe(cfg, lagged, records, at, at+gap.Seconds(), 1, slack))
+			}
+			at += gap.Seconds()
+		}
+	}
+	return out
+}
+
+// observe describes the work between from and to, in which that many decode steps ended.
+func observe(cfg des.Config, lagged bool, records []record, from, to, steps, slack float64) observation {
+	o := observation{seconds: to - from, steps: steps}
+	var prompts, firsts []float64
+	var decoding, context float64
+	for _, r := range records {
+		begin, end := max(r.first, from), min(r.end, to)
+		if share := (end - begin) / (to - from); end > begin && (steps > 1 || r.first <= from+slack && r.end >= to-slack) {
+			if steps == 1 {
+				share = 1
+			}
+			decoding += share
+			context += share * (r.prompt + 1 + ((begin+end)/2-r.first)*r.rate)
+		}
+		if share := r.promptShare(from+slack, to+slack); share > 0 {
+			o.x.prompt(r.fresh, r.cached, share)
+			prompts = append(prompts, min(r.done, to))
+		}
+		if r.first > from+slack && r.first <= to-slack {
+			firsts = append(firsts, r.first)
+		}
+	}
+	o.x[termPrefill] = distinct(prompts, slack)
+	switch {
+	case lagged && steps == 1: // a first token is shown after a step that decodes, a prompt takes one that does not
+		steps += distinct(firsts, slack)
+		o.x[termStep] = steps
+		steps = max(steps-o.x[termPrefill], 0)
+	case cfg.Dialect == des.SGLang: // prompts are computed in steps of their own
+		o.x[termStep] = steps + o.x[termPrefill]
+	default:
+		o.x[termStep] = steps
+	}
+	o.x[termDecode] = steps * decoding
+	o.x[termContext] = steps * context / 1e3
+	o.weight = 1 / max(decoding, 1)
+	return o
+}
+
+// promptShare is the part of a prompt that was computed in steps that end between from and to.
+func (r record) promptShare(from, to float64) float64 {
+	if r.span == 0 {
+		if r.done > from && r.done <= to {
+			return 1
+		}
+		return 0
+	}
+	return max(min(r.done, to)-max(r.done-r.span, from), 0) / r.span
+}
+
+// moments are the times, in seconds and in order, at which the engine showed tokens.
+func moments(requests []Request) (at []float64) {
+	for _, r := range requests {
+		t := r.FirstToken
+		at = append(at, t.Seconds())
+		for _, g := range r.Gaps {
+			t += g
+			at = append(at, t.Seconds())
+		}
+	}
+	slices.Sort(at)
+	return at
+}
+
+// before is the last of the moments before t, or t less a typical step when the engine was quiet.
+func before(moments []float64, t, typical float64) float64 {
+	i, _ := slices.BinarySearch(moments, t)
+	if i > 0 && t-moments[i-1] < quietSteps*typical {
+		return moments[i-1]
+	}
+	return t - typical
+}
+
+const quietSteps = 10
+
+// distinct counts the moments among times, those within slack of each other being one.
+func distinct(times []float64, slack float64) (n float64) {
+	slices.Sort(times)
+	last := math.Inf(-1)
+	for _, t := range times {
+		if t > last+slack {
+			n++
+		}
+		last = t
+	}
+	return n
+}
+
+// typicalGaps are the median time between tokens, and the median of those gaps in which another request
+// got its first token.
+func typicalGaps(requests []Request) (typical, mixed float64) {
+	var firsts []time.Duration
+	for _, r := range requests {
+		firsts = append(firsts, r.FirstToken)
+	}
+	slices.Sort(firsts)
+	var all, some []float64
+	for _, r := range requests {
+		at := r.FirstToken
+		for _, g := range r.Gaps {
+			all = append(all, g.Seconds())
+			if i, _ := slices.BinarySearch(firsts, at+1); i < len(firsts) && firsts[i] <= at+g {
+				some = append(some, g.Seconds())
+			}
+			at += g
+		}
+		if len(r.Gaps) == 0 && r.OutputTokens > 1 {
+			all = append(all, r.TPOT().Seconds())
+		}
+	}
+	typical = median(all)
+	if mixed = median(some); mixed == 0 {
+		mixed = typical
+	}
+	return typical, mixed
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
