@@ -177,9 +177,9 @@ func TestCommand(t *testing.T) {
 			settings: engine.Settings{"radix_cache": "true"}, want: "sglang serve --model-path m --enable-metrics",
 		},
 		{
-			name: "another spelling", argv: "sglang serve --model-path m --tensor-parallel-size=2 --cuda-graph-max-bs 8 --enable-metrics",
-			settings: engine.Settings{"tp_size": "4", "cuda_graph_max_bs_decode": "16"},
-			want:     "sglang serve --model-path m --tp-size=4 --cuda-graph-max-bs-decode 16 --enable-metrics",
+			name: "another spelling", argv: "sglang serve --model-path m --tensor-parallel-size=2 --enable-hicache --enable-metrics",
+			settings: engine.Settings{"tp_size": "4", "enable_hierarchical_cache": "true"},
+			want:     "sglang serve --model-path m --tp-size=4 --enable-hierarchical-cache --enable-metrics",
 		},
 		{
 			name: "no chunks", argv: "sglang serve --model-path m --chunked-prefill-size -1 --enable-metrics",

@@ -19,10 +19,12 @@ var kvKnobs = []engine.Entry{
 	{Gone: "0.4.10", Knob: withDefault("1", pageSize())},
 	{Since: "0.4.10", Knob: computed("1, or what the attention backend wants", pageSize())},
 	{Gone: "0.5.18", Knob: kvDtype("auto", "fp8_e5m2", "fp8_e4m3")},
-	{Since: "0.5.18", Knob: kvDtype("auto", "bf16", "fp8_e5m2", "fp8_e4m3", "mxfp8", "nvfp4", "fp4_mx_block16")},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: kvDtype("auto", "bf16", "fp8_e5m2", "fp8_e4m3", "mxfp8", "nvfp4", "fp4_mx_block16")},
+	{Since: "0.5.23", Knob: kvDtype("auto", "bf16", "bfloat16", "fp8_e5m2", "fp8_e4m3", "mxfp8", "nvfp4", "fp4_mx_block16")},
 	{Knob: radixCache()},
 	{Since: "0.5.3", Gone: "0.5.18", Knob: eviction("lru", "lfu")},
-	{Since: "0.5.18", Knob: eviction("lru", "lfu", "slru", "priority")},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: eviction("lru", "lfu", "slru", "priority")},
+	{Since: "0.5.23", Knob: eviction("lru", "lfu", "slru", "priority", "tlru")},
 	{Since: "0.5.2", Knob: atMost(1, withDefault("0.8", floatKnob("swa_full_tokens_ratio", engine.KVCache, []effect{engine.Memory},
 		"KV tokens of sliding-window layers per token of full layers, in hybrid models")))},
 	{Knob: withDefault("0", intKnob("cpu_offload_gb", 0, engine.KVCache, []effect{engine.Memory, engine.TPOT},
@@ -56,21 +58,21 @@ func eviction(values ...string) *engine.Knob {
 }
 
 var hierarchicalKnobs = []engine.Entry{
-	{Knob: switchKnob("enable_hierarchical_cache", engine.KVCache, []effect{engine.TTFT},
-		"keep evicted prefixes in host memory")},
+	{Knob: aliases(switchKnob("enable_hierarchical_cache", engine.KVCache, []effect{engine.TTFT},
+		"keep evicted prefixes in host memory"), "--enable-hicache")},
 	{Knob: withDefault("2", open(floatKnob("hicache_ratio", engine.KVCache, []effect{engine.TTFT},
 		"host KV memory per device KV memory")))},
 	{Since: "0.5.2", Knob: withDefault("0", intKnob("hicache_size", 0, engine.KVCache, []effect{engine.TTFT},
 		"GB of host KV memory per rank; above 0 it overrides the ratio"))},
 	{Gone: "0.5.2", Knob: writePolicy("write_through_selective")},
 	{Since: "0.5.2", Knob: writePolicy("write_through")},
-	{Since: "0.5.2", Gone: "0.5.14", Knob: memoryLayout("layer_first")},
-	{Since: "0.5.14", Knob: memoryLayout("page_first")},
-	{Since: "0.5.2", Knob: computed("kernel", enumKnob("hicache_io_backend", "", []string{"kernel", "direct"}, engine.KVCache,
-		[]effect{engine.TTFT}, "how KV pages are copied between host and device"))},
-	{Since: "0.5.18", Knob: computed("none", enumKnob("hicache_storage_backend", "",
-		[]string{"file", "mooncake", "hf3fs", "nixl", "aibrix", "dynamic", "eic", "simm", "mori", "shm"}, engine.KVCache,
-		[]effect{engine.TTFT}, "third tier below host memory"))},
+	{Since: "0.5.2", Gone: "0.5.14", Knob: memoryLayout("layer_first", layouts...)},
+	{Since: "0.5.14", Gone: "0.5.23", Knob: memoryLayout("page_first", layouts...)},
+	{Since: "0.5.23", Knob: memoryLayout("page_first", append(slices.Clone(layouts), "page_first_direct", "page_first_kv_split", "page_head")...)},
+	{Since: "0.5.2", Gone: "0.5.23", Knob: ioBackend("kernel", "direct")},
+	{Since: "0.5.23", Knob: ioBackend("kernel", "direct", "kernel_ascend")},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: storage(stores...)},
+	{Since: "0.5.23", Knob: storage(append(slices.Clone(stores), "npu_memcache", "seaweedfs", "sim", "tensorcast")...)},
 }
 
 func writePolicy(byDefault string) *engine.Knob {
@@ -78,9 +80,24 @@ func writePolicy(byDefault string) *engine.Knob {
 		engine.KVCache, []effect{engine.Throughput}, "when KV pages are copied to the host")
 }
 
-func memoryLayout(byDefault string) *engine.Knob {
-	return enumKnob("hicache_mem_layout", byDefault, []string{"layer_first", "page_first"}, engine.KVCache,
+var (
+	layouts = []string{"layer_first", "page_first"}
+	stores  = []string{"file", "mooncake", "hf3fs", "nixl", "aibrix", "dynamic", "eic", "simm", "mori", "shm"}
+)
+
+func memoryLayout(byDefault string, values ...string) *engine.Knob {
+	return enumKnob("hicache_mem_layout", byDefault, values, engine.KVCache,
 		[]effect{engine.Throughput}, "order of KV pages in host memory")
+}
+
+func ioBackend(values ...string) *engine.Knob {
+	return enumKnob("hicache_io_backend", "kernel", values, engine.KVCache, []effect{engine.TTFT},
+		"how KV pages are copied between host and device")
+}
+
+func storage(values ...string) *engine.Knob {
+	return computed("none", enumKnob("hicache_storage_backend", "", values, engine.KVCache, []effect{engine.TTFT},
+		"third tier below host memory"))
 }
 
 var (
@@ -90,11 +107,19 @@ var (
 	}
 	newMethods = append(slices.Clone(oldMethods), "w4afp8", "mxfp4", "mxfp8", "nvfp4_online", "petit_nvfp4", "auto-round",
 		"quark", "modelslim", "humming")
+	// newestMethods are those of 0.5.23, whose parser lost marlin.
+	newestMethods = []string{
+		"auto-round", "auto-round-int8", "awq", "awq_marlin", "bitsandbytes", "compressed-tensors", "fp8", "gguf", "gptq",
+		"gptq_marlin", "humming", "mlx_q4", "mlx_q8", "modelopt", "modelopt_fp4", "modelopt_fp8", "modelopt_mixed",
+		"modelslim", "moe_wna16", "mxfp4", "mxfp8", "mxfp_w4a8", "nvfp4_online", "petit_nvfp4", "quark",
+		"quark_int4fp8_moe", "quark_mxfp4", "unquant", "w4afp8", "w8a8_fp8", "w8a8_int8",
+	}
 )
 
 var quantizationKnobs = []engine.Entry{
 	{Gone: "0.5.18", Knob: quantization(oldMethods)},
-	{Since: "0.5.18", Knob: quantization(newMethods)},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: quantization(newMethods)},
+	{Since: "0.5.23", Knob: quantization(newestMethods)},
 	{Gone: "0.5.18", Instead: "--quantization", Knob: lossy(computed("none", textKnob("torchao_config", engine.Quantization,
 		[]effect{engine.Memory, engine.TPOT}, "weight format by torchao, as int4wo-128")))},
 }

@@ -25,7 +25,8 @@ var batchKnobs = []engine.Entry{
 		"prompt tokens per prefill batch; without chunks at least the context length counts"))},
 	{Gone: "0.5.3", Knob: schedulePolicy(policies...)},
 	{Since: "0.5.3", Gone: "0.5.18", Knob: schedulePolicy(append(slices.Clone(policies), "lof")...)},
-	{Since: "0.5.18", Knob: schedulePolicy(append(slices.Clone(policies), "lof", "priority", "routing-key")...)},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: schedulePolicy(append(slices.Clone(policies), "lof", "priority", "routing-key")...)},
+	{Since: "0.5.23", Knob: schedulePolicy(append(slices.Clone(policies), "lof", "priority", "routing-key", "hrrn", "shortest-prefill-first")...)},
 	{Knob: neutral("schedule_conservativeness", withDefault("1", floatKnob("schedule_conservativeness", engine.Batching,
 		[]effect{engine.Throughput, engine.TPOT},
 		"how much KV memory a request is assumed to need; raise it when requests are retracted, lower it when a queue stands before unused KV memory")))},
@@ -85,13 +86,13 @@ func acceptance(name, help string) *engine.Knob {
 var graphKnobs = []engine.Entry{
 	{Gone: "0.5.14", Instead: "--cuda-graph-max-bs-decode", Knob: computed(graphRule, intKnob("cuda_graph_max_bs", 1, engine.Graphs,
 		[]effect{engine.TPOT, engine.Memory, engine.StartTime}, "largest decode batch with a CUDA graph; larger ones run eagerly"))},
-	{Since: "0.5.14", Knob: aliases(computed(graphRule, intKnob("cuda_graph_max_bs_decode", 1, engine.Graphs,
-		[]effect{engine.TPOT, engine.Memory, engine.StartTime}, "largest decode batch with a CUDA graph; larger ones run eagerly")),
-		"--cuda-graph-max-bs")},
-	{Since: "0.5.14", Knob: enumKnob("cuda_graph_backend_decode", "full", []string{"full", "breakable", "tc_piecewise", "disabled"},
-		engine.Graphs, []effect{engine.TPOT, engine.StartTime}, "how decode steps are captured")},
-	{Since: "0.5.14", Knob: computed("piecewise where it works", enumKnob("cuda_graph_backend_prefill", "",
-		[]string{"breakable", "tc_piecewise", "disabled"}, engine.Graphs, []effect{engine.TTFT, engine.StartTime}, "how prefill steps are captured"))},
+	{Since: "0.5.14", Gone: "0.5.23", Knob: aliases(decodeGraphs(), "--cuda-graph-max-bs")},
+	// The old name is now short for two flags, and refused.
+	{Since: "0.5.23", Knob: decodeGraphs()},
+	{Since: "0.5.14", Gone: "0.5.23", Knob: captureDecode("full", "breakable", "tc_piecewise", "disabled")},
+	{Since: "0.5.23", Knob: captureDecode("full", "breakable", "disabled")},
+	{Since: "0.5.14", Gone: "0.5.23", Knob: capturePrefill("breakable", "tc_piecewise", "disabled")},
+	{Since: "0.5.23", Knob: capturePrefill("full", "breakable", "disabled")},
 	{Knob: neutral("eager", switchKnob("disable_cuda_graph", engine.Graphs, []effect{engine.StartTime, engine.TPOT, engine.Memory},
 		"no CUDA graphs: starts faster, serves slower"))},
 	{Knob: switchKnob("disable_cuda_graph_padding", engine.Graphs, []effect{engine.TPOT},
@@ -104,44 +105,84 @@ var graphKnobs = []engine.Entry{
 		"largest batch that is compiled"))},
 }
 
-var attentionBackends = []string{
-	"triton", "flashinfer", "fa3", "fa4", "flashmla", "cutlass_mla", "trtllm_mla", "trtllm_mha", "cutedsl_mla", "tokenspeed_mla",
-	"dsa", "dsv4", "hpc_ops", "flex_attention", "torch_native", "aiter", "wave", "intel_amx", "intel_xpu", "ascend", "dual_chunk_flash_attn",
+func decodeGraphs() *engine.Knob {
+	return computed(graphRule, intKnob("cuda_graph_max_bs_decode", 1, engine.Graphs,
+		[]effect{engine.TPOT, engine.Memory, engine.StartTime}, "largest decode batch with a CUDA graph; larger ones run eagerly"))
 }
+
+func captureDecode(values ...string) *engine.Knob {
+	return computed("full where it works", enumKnob("cuda_graph_backend_decode", "", values, engine.Graphs,
+		[]effect{engine.TPOT, engine.StartTime}, "how decode steps are captured"))
+}
+
+func capturePrefill(values ...string) *engine.Knob {
+	return computed("the best that works", enumKnob("cuda_graph_backend_prefill", "", values, engine.Graphs,
+		[]effect{engine.TTFT, engine.StartTime}, "how prefill steps are captured"))
+}
+
+var (
+	attentionBackends = []string{
+		"triton", "flashinfer", "fa3", "fa4", "flashmla", "cutlass_mla", "trtllm_mla", "trtllm_mha", "cutedsl_mla", "tokenspeed_mla",
+		"dsa", "dsv4", "hpc_ops", "flex_attention", "torch_native", "aiter", "wave", "intel_amx", "intel_xpu", "ascend", "dual_chunk_flash_attn",
+	}
+	newAttentionBackends = []string{
+		"triton", "flashinfer", "fa3", "fa4", "flashmla", "trtllm_mla", "trtllm_mha", "cutedsl_mla", "tokenspeed_mla",
+		"dsa", "dsv4", "hpc_ops", "flex_attention", "torch_native", "aiter", "wave", "intel_amx", "intel_xpu", "ascend",
+		"compressed", "llada2_cfg_flashinfer", "minicpm_flashattn", "minicpm_flashinfer", "nsa", "qsa",
+	}
+)
 
 const attentionRule = "by device and model: fa3 on Hopper, trtllm_mha on data-centre Blackwell, else flashinfer, else triton"
 
 var kernelKnobs = []engine.Entry{
 	{Gone: "0.5.18", Knob: lossy(computed(attentionRule, textKnob("attention_backend", engine.Graphs,
 		[]effect{engine.TPOT, engine.Throughput, engine.TTFT}, "attention kernels; some force a page size")))},
-	{Since: "0.5.18", Knob: attention("attention_backend", "attention kernels; some force a page size")},
-	{Since: "0.5.18", Knob: attention("prefill_attention_backend", "attention kernels of prefill alone")},
-	{Since: "0.5.18", Knob: attention("decode_attention_backend", "attention kernels of decode alone")},
-	{Since: "0.5.18", Knob: lossy(computed("flashinfer where it runs", enumKnob("sampling_backend", "",
-		[]string{"flashinfer", "pytorch", "ascend"}, engine.Graphs, []effect{engine.TPOT}, "sampling kernels")))},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: attention("attention_backend", attentionBackends, attentionHelp)},
+	{Since: "0.5.23", Knob: attention("attention_backend", newAttentionBackends, attentionHelp)},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: attention("prefill_attention_backend", attentionBackends, prefillHelp)},
+	{Since: "0.5.23", Knob: attention("prefill_attention_backend", newAttentionBackends, prefillHelp)},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: attention("decode_attention_backend", attentionBackends, decodeHelp)},
+	{Since: "0.5.23", Knob: attention("decode_attention_backend", newAttentionBackends, decodeHelp)},
+	{Since: "0.5.18", Gone: "0.5.23", Knob: sampling("flashinfer", "pytorch", "ascend")},
+	{Since: "0.5.23", Knob: sampling("flashinfer", "pytorch", "ascend", "intel_xpu")},
 	{Since: "0.5.2", Knob: lossy(withDefault("auto", textKnob("moe_runner_backend", engine.Graphs,
 		[]effect{engine.TPOT, engine.Throughput}, "kernels of expert layers")))},
 	{Since: "0.5.2", Knob: withDefault("none", textKnob("moe_a2a_backend", engine.Parallelism, []effect{engine.Throughput},
 		"who exchanges tokens between expert-parallel ranks"))},
 }
 
-func attention(name, help string) *engine.Knob {
-	return lossy(computed(attentionRule, enumKnob(name, "", attentionBackends, engine.Graphs,
+const (
+	attentionHelp = "attention kernels; some force a page size"
+	prefillHelp   = "attention kernels of prefill alone"
+	decodeHelp    = "attention kernels of decode alone"
+)
+
+func attention(name string, values []string, help string) *engine.Knob {
+	return lossy(computed(attentionRule, enumKnob(name, "", values, engine.Graphs,
 		[]effect{engine.TPOT, engine.Throughput, engine.TTFT}, help)))
 }
 
-// parallel is a number of ranks with its long and short spellings.
-func parallel(neutralName, name, long, short, help string) *engine.Knob {
+func sampling(values ...string) *engine.Knob {
+	return lossy(computed("flashinfer where it runs", enumKnob("sampling_backend", "", values, engine.Graphs,
+		[]effect{engine.TPOT}, "sampling kernels")))
+}
+
+const pipelineHelp = "GPUs that share the stack of layers; no overlap schedule, no speculation"
+
+// parallel is a number of ranks with its other spellings.
+func parallel(neutralName, name, help string, spellings ...string) *engine.Knob {
 	return neutral(neutralName, aliases(withDefault("1", intKnob(name, 1, engine.Parallelism,
-		[]effect{engine.Throughput, engine.TPOT, engine.TTFT, engine.Memory}, help)), long, short))
+		[]effect{engine.Throughput, engine.TPOT, engine.TTFT, engine.Memory}, help)), spellings...))
 }
 
 var parallelKnobs = []engine.Entry{
-	{Knob: parallel("tensor_parallel", "tp_size", "--tensor-parallel-size", "--tp", "GPUs that share each layer; must divide the attention heads")},
-	{Knob: parallel("pipeline_parallel", "pp_size", "--pipeline-parallel-size", "--pp", "GPUs that share the stack of layers; no overlap schedule, no speculation")},
-	{Knob: parallel("data_parallel", "dp_size", "--data-parallel-size", "--dp", "engine replicas behind one server, or attention ranks with enable_dp_attention")},
+	{Knob: parallel("tensor_parallel", "tp_size", "GPUs that share each layer; must divide the attention heads", "--tensor-parallel-size", "--tp")},
+	{Gone: "0.5.23", Knob: parallel("pipeline_parallel", "pp_size", pipelineHelp, "--pipeline-parallel-size", "--pp")},
+	// The short form has become short for three flags, and refused.
+	{Since: "0.5.23", Knob: parallel("pipeline_parallel", "pp_size", pipelineHelp, "--pipeline-parallel-size")},
+	{Knob: parallel("data_parallel", "dp_size", "engine replicas behind one server, or attention ranks with enable_dp_attention", "--data-parallel-size", "--dp")},
 	// How many ranks the experts are spread over; other engines have a switch here, so no neutral name.
-	{Since: "0.5.2", Knob: parallel("", "ep_size", "--expert-parallel-size", "--ep", "GPUs that share the experts")},
+	{Since: "0.5.2", Knob: parallel("", "ep_size", "GPUs that share the experts", "--expert-parallel-size", "--ep")},
 	{Knob: switchKnob("enable_dp_attention", engine.Parallelism, []effect{engine.Throughput, engine.Memory},
 		"data-parallel attention with shared experts; for MLA and expert models")},
 	{Gone: "0.5.8", Knob: withDefault("round_robin", textKnob("load_balance_method", engine.Parallelism, []effect{engine.TTFT},
@@ -152,8 +193,13 @@ var parallelKnobs = []engine.Entry{
 	{Since: "0.5.2", Knob: switchKnob("enable_eplb", engine.Parallelism, []effect{engine.Throughput}, "balance experts over the ranks while serving")},
 	{Since: "0.5.2", Knob: withDefault("0", intKnob("ep_num_redundant_experts", 0, engine.Parallelism, []effect{engine.Throughput, engine.Memory},
 		"extra copies of busy experts"))},
-	{Since: "0.5.16", Knob: computed("none", enumKnob("elastic_ep_backend", "", []string{"mooncake", "nixl"}, engine.Parallelism, nil,
-		"lets the number of expert-parallel ranks change while serving"))},
+	{Since: "0.5.16", Gone: "0.5.23", Knob: elastic("mooncake", "nixl")},
+	{Since: "0.5.23", Knob: elastic("none", "mooncake", "nixl")},
+}
+
+func elastic(values ...string) *engine.Knob {
+	return computed("none", enumKnob("elastic_ep_backend", "", values, engine.Parallelism, nil,
+		"lets the number of expert-parallel ranks change while serving"))
 }
 
 var speculationKnobs = []engine.Entry{

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/optiinfra/performance-agent/pkg/engine"
 )
 
@@ -18,13 +20,13 @@ var batchKnobs = []engine.Entry{
 	{Knob: neutral("max_num_seqs", computed(seqRule, intKnob("max_num_seqs", 1, engine.Batching,
 		[]effect{engine.Throughput, engine.TPOT, engine.TTFT, engine.Memory},
 		"sequences that run at once; more raises throughput until KV memory forces preemption")))},
-	{Since: "0.28", Knob: computed("max_num_batched_tokens", intKnob("max_num_scheduled_tokens", 0, engine.Batching,
+	{Since: "0.28", Knob: computed("max_num_batched_tokens", intKnob("max_num_scheduled_tokens", 1, engine.Batching,
 		[]effect{engine.TTFT, engine.TPOT}, "tokens scheduled per step, below the buffer that max_num_batched_tokens sizes"))},
 	{Since: "0.31", Knob: neutral("max_concurrent", computed("max_num_seqs", intKnob("max_num_active_seqs", 1, engine.Batching,
 		[]effect{engine.Throughput, engine.TPOT}, "sequences admitted at once, apart from the buffer that max_num_seqs sizes")))},
-	{Since: "0.29", Knob: neutral("max_queue", computed("no limit", intKnob("max_num_queued_reqs", 1, engine.Limits,
+	{Since: "0.29", Knob: neutral("max_queue", computed("no limit", intKnob("max_num_queued_reqs", 0, engine.Limits,
 		[]effect{engine.TTFT}, "waiting requests per API server; beyond it the server answers 503")))},
-	{Since: "0.29", Knob: computed("no limit", intKnob("max_num_queued_tokens", 1, engine.Limits,
+	{Since: "0.29", Knob: computed("no limit", intKnob("max_num_queued_tokens", 0, engine.Limits,
 		[]effect{engine.TTFT}, "waiting prompt tokens per API server; beyond it the server answers 503"))},
 	{Knob: neutral("chunked_prefill", boolKnob("enable_chunked_prefill", "true", engine.Batching, []effect{engine.TTFT, engine.TPOT},
 		"split long prompts over several steps; vLLM warns against switching it off for most models"))},
@@ -96,14 +98,32 @@ var parallelKnobs = []engine.Entry{
 		[]effect{engine.TTFT, engine.Throughput}, "HTTP server processes; connections spread over them")), "-asc")},
 }
 
-var speculationKnobs = []engine.Entry{
-	{Since: "0.8.5", Knob: computed("no speculation", textKnob("speculative_config", "", engine.Speculation,
-		[]effect{engine.TPOT, engine.Throughput, engine.Memory},
-		"speculative decoding as JSON; wins at small batches, loses near compute saturation"))},
-	{Since: "0.22", Knob: change(enumKnob("spec_method", "", []string{
+var (
+	methods = []string{
 		"ngram", "ngram_gpu", "suffix", "medusa", "mlp_speculator", "draft_model", "eagle", "eagle3", "mtp", "dflash", "dspark", "custom_class",
-	}, engine.Speculation, []effect{engine.TPOT, engine.Throughput, engine.Memory},
-		"how tokens are guessed ahead; ngram and suffix need no second model"), func(k *engine.Knob) { k.DefaultRule = "no speculation" })},
+	}
+	// modelMethods are names for the guessing head that a model family brings along; mtp stands for all.
+	modelMethods = []string{
+		"bailing_hybrid_mtp", "bailing_hybrid_v3_mtp", "deepseek_mtp", "dots3_note_mtp", "ernie_mtp", "exaone4_5_mtp",
+		"exaone_moe_mtp", "extract_hidden_states", "gemma4_mtp", "glm4_moe_lite_mtp", "glm4_moe_mtp", "glm5_next_mtp",
+		"glm_ocr_mtp", "hy_v3_mtp", "hy_v4_mtp", "inkling_mtp", "kimi_k3_mtp", "longcat_flash_mtp", "mimo_mtp",
+		"mimo_v2_mtp", "minimax_m3_mtp", "nemotron_h_mtp", "pangu_ultra_moe_mtp", "qwen3_5_mtp", "qwen3_next_mtp",
+		"qwen4_exp_mtp", "step3p5_mtp",
+	}
+)
+
+func speculation(values ...string) *engine.Knob {
+	return computed("no speculation", enumKnob("spec_method", "", values, engine.Speculation,
+		[]effect{engine.TPOT, engine.Throughput, engine.Memory},
+		"how tokens are guessed ahead; ngram and suffix need no second model"))
+}
+
+var speculationKnobs = []engine.Entry{
+	{Since: "0.8.5", Knob: aliases(computed("no speculation", textKnob("speculative_config", "", engine.Speculation,
+		[]effect{engine.TPOT, engine.Throughput, engine.Memory},
+		"speculative decoding as JSON; wins at small batches, loses near compute saturation")), "-sc")},
+	{Since: "0.22", Gone: "0.32", Knob: speculation(methods...)},
+	{Since: "0.32", Knob: speculation(slices.Concat(methods, modelMethods)...)},
 	{Since: "0.22", Knob: computed("none", textKnob("spec_model", "", engine.Speculation, []effect{engine.TPOT, engine.Memory},
 		"the second model that guesses; takes memory from the KV cache"))},
 	{Since: "0.22", Knob: neutral("speculative_tokens", computed("the method's own", intKnob("spec_tokens", 1, engine.Speculation,
