@@ -179,7 +179,7 @@ func TestCommand(t *testing.T) {
 		{
 			name: "another spelling", argv: "sglang serve --model-path m --tensor-parallel-size=2 --enable-hicache --enable-metrics",
 			settings: engine.Settings{"tp_size": "4", "enable_hierarchical_cache": "true"},
-			want:     "sglang serve --model-path m --tp-size=4 --enable-hierarchical-cache --enable-metrics",
+			want:     "sglang serve --model-path m --tp-size=4 --enable-hicache --enable-metrics",
 		},
 		{
 			name: "no chunks", argv: "sglang serve --model-path m --chunked-prefill-size -1 --enable-metrics",
