@@ -143,7 +143,9 @@ type prefill struct {
 }
 
 // steps that a prompt takes.
-func (p prefill) steps() float64 { return math.Ceil(p.prompt / math.Max(1, p.budget-p.sequences)) }
+func (p prefill) steps() float64 {
+	return math.Max(1, math.Ceil(p.prompt/math.Max(1, p.budget-p.sequences)))
+}
 
 // misfit compares that time with the steps that carry the prompt.
 func (p prefill) misfit(l law) float64 {

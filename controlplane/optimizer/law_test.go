@@ -88,6 +88,23 @@ func TestUnknownHardwareTinyBudget(t *testing.T) {
 	}
 }
 
+// TestPrefillMisfit: one step where no budget is known, several below one, no complaint at the truth.
+func TestPrefillMisfit(t *testing.T) {
+	l := law{step: 0.01, sequence: 0.001, token: 0.0001}
+	for _, c := range []struct {
+		budget, steps float64
+	}{{math.Inf(1), 1}, {2048, 1}, {51, 2}, {11, 10}} {
+		p := prefill{sequences: 1, prompt: 100, budget: c.budget}
+		if got := p.steps(); got != c.steps {
+			t.Errorf("budget %g: %g steps, want %g", c.budget, got, c.steps)
+		}
+		p.seconds = c.steps*(l.step+l.sequence) + 100*l.token
+		if e := p.misfit(l); !(e < 1e-9) {
+			t.Errorf("budget %g: misfit %g of the true law", c.budget, e)
+		}
+	}
+}
+
 func TestLawMaxRate(t *testing.T) {
 	l := law{step: 0.01, sequence: 0.001, token: 0.0001}
 	tr := traffic{prompt: 100, output: 50}
