@@ -36,22 +36,40 @@ func (l *engineLog) Explain(log string) string {
 	return ""
 }
 
+// Progress returns the steps of a start, in order.
+func (l *engineLog) Progress(log string) []string {
+	if m, _ := l.current(); m != nil {
+		return m.Progress([]byte(log))
+	}
+	return nil
+}
+
 func (l *engineLog) failures(log string) []engine.Explained {
 	if log == "" {
 		return nil
 	}
+	m, d := l.current()
+	switch {
+	case m != nil:
+		return m.Failures([]byte(log))
+	case d != nil:
+		return engine.Explain(d, []byte(log))
+	}
+	return nil
+}
+
+// current is the matcher of the engine as it is described now; nil when a pattern of it is broken, or
+// when there is no description yet.
+func (l *engineLog) current() (*engine.Matcher, *engine.Description) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d := l.description()
-	if d == nil {
-		return nil
-	}
-	if l.of != d {
+	if d != nil && l.of != d {
 		l.of = d
-		l.matcher, _ = engine.NewMatcher(d) // nil when a pattern is broken: then Explain skips it
+		l.matcher, _ = engine.NewMatcher(d)
 	}
-	if l.matcher == nil {
-		return engine.Explain(d, []byte(log))
+	if d == nil {
+		return nil, nil
 	}
-	return l.matcher.Failures([]byte(log))
+	return l.matcher, d
 }

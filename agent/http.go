@@ -57,10 +57,10 @@ func answerReady(w http.ResponseWriter, why string) {
 	fmt.Fprintln(w, "ready")
 }
 
-func (a *agent) status(w http.ResponseWriter, _ *http.Request) {
+func (a *agent) status(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	_ = enc.Encode(a.report()) // the reader went away
+	_ = enc.Encode(a.report(r.Context())) // the reader went away
 }

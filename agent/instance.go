@@ -45,6 +45,7 @@ type instance struct {
 	launcher  probation.Launcher
 	client    *launch.Client // nil without a launcher
 	adapter   *engineAdapter
+	engineLog *engineLog
 	source    *collect.Engine
 	wire      *collect.Wire // nil where requests cannot be seen on the wire
 	traffic   *traffic
@@ -66,7 +67,29 @@ func newInstance(cfg Engine, agentID string, c Config, all adapters, up upstream
 		in.launcher = in.client
 	}
 	in.adapter = &engineAdapter{all: all, launcher: in.launcher, url: cfg.URL, name: cfg.Engine}
+	in.engineLog = &engineLog{description: in.adapter.described}
 	return in
+}
+
+// startLimit is how long a question about an engine's start may take.
+const startLimit = 500 * time.Millisecond
+
+// startSteps reads from the engine's log how far its start has come; none without a launcher.
+func (in *instance) startSteps(ctx context.Context) []string {
+	if in.client == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	s, err := in.client.Status(ctx)
+	if err != nil {
+		return nil // the reason tells that the launcher does not answer
+	}
+	l, err := in.client.Log(ctx, s.LogOffset)
+	if err != nil {
+		return nil
+	}
+	return in.engineLog.Progress(l.Text)
 }
 
 // open reads the journal.
@@ -87,7 +110,7 @@ func (in *instance) open(dir string, clock func() probation.Instant) error {
 		Prober: probation.NewHTTPProber(in.cfg.URL, in.adapter.probes, in.inFlight),
 	}
 	if in.client != nil {
-		deps.Log = &engineLog{description: in.adapter.described}
+		deps.Log = in.engineLog
 	}
 	in.machine = probation.New(settings, deps)
 	return in.machine.Open()

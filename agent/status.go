@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -39,10 +40,12 @@ type engineStatus struct {
 	Model    string `json:"model,omitempty"`
 	Serving  bool   `json:"serving"`
 	// Reason in words while not serving.
-	Reason       string `json:"reason,omitempty"`
-	Phase        string `json:"phase"`
-	RunningEpoch uint64 `json:"running_epoch"`
-	LKGEpoch     uint64 `json:"lkg_epoch"`
+	Reason string `json:"reason,omitempty"`
+	// Start are the steps that the engine's log shows of its start, while not serving.
+	Start        []string `json:"start,omitempty"`
+	Phase        string   `json:"phase"`
+	RunningEpoch uint64   `json:"running_epoch"`
+	LKGEpoch     uint64   `json:"lkg_epoch"`
 	// FailedEpoch was taken back last; the reason says why.
 	FailedEpoch    uint64         `json:"failed_epoch,omitempty"`
 	FailedReason   string         `json:"failed_reason,omitempty"`
@@ -62,19 +65,19 @@ type sourceStatus struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-func (a *agent) report() statusReport {
+func (a *agent) report(ctx context.Context) statusReport {
 	s := a.reporter.Status()
 	out := statusReport{AgentID: a.id, Version: version.String(), ControlPlane: linkStatus{
 		Connected: s.Connected, Address: s.Address, NodeID: s.NodeID, Since: s.Since, Problem: s.Problem,
 		Reconnects: s.Reconnects, UnsentWindows: s.Unsent, DroppedWindows: s.Dropped,
 	}}
 	for _, in := range a.instances {
-		out.Engines = append(out.Engines, a.engineStatus(in))
+		out.Engines = append(out.Engines, a.engineStatus(ctx, in))
 	}
 	return out
 }
 
-func (a *agent) engineStatus(in *instance) engineStatus {
+func (a *agent) engineStatus(ctx context.Context, in *instance) engineStatus {
 	d, state := in.adapter.described(), in.machine.State()
 	serving, why := in.machine.Serving()
 	e := engineStatus{
@@ -86,6 +89,9 @@ func (a *agent) engineStatus(in *instance) engineStatus {
 		Drained: state.GetDrained(), CutRequests: state.GetCutRequests(),
 		Launcher:       orElse(in.cfg.Launcher, "none: observed only"),
 		MissingSignals: in.source.Status().Missing, Warnings: d.GetWarnings(),
+	}
+	if !serving {
+		e.Start = in.startSteps(ctx)
 	}
 	if w := a.collector.Last(in.id); w != nil {
 		for _, s := range w.Sources {

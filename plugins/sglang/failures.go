@@ -96,8 +96,15 @@ var failures = []*engine.FailureSignature{
 	},
 	{
 		Kind:    engine.ModelFault,
-		Pattern: `(?:Repository Not Found|is not a valid model identifier|Can't load the configuration of|is not a local folder and is not a valid)`,
+		Pattern: `(?:Repository Not Found|Repo id must be in the form|is not a valid model identifier|Can't load the configuration of|is not a local folder and is not a valid)`,
 		Words:   "the model was not found: check its name or path, and the token for gated models",
+	},
+	{
+		// It has loaded everything by then, and neither serves nor ends.
+		Kind:    engine.PortTaken,
+		Pattern: spoken + `error while attempting to bind on address (.*): address already in use`,
+		Words:   "the port $1 is taken by another process, and SGLang waits for ever: end that process or choose another --port",
+		Fatal:   true,
 	},
 	{
 		Kind:    engine.PortTaken,

@@ -84,7 +84,7 @@ var failures = []*engine.FailureSignature{
 	},
 	{
 		Kind:    engine.ModelFault,
-		Pattern: `(?:Repository Not Found|is not a valid model identifier|Can't load the configuration of|Invalid repository ID or local directory specified)`,
+		Pattern: `(?:Repository Not Found|Repo id must be in the form|is not a valid model identifier|Can't load the configuration of|Invalid repository ID or local directory specified)`,
 		Words:   "the model was not found: check its name or path, and the token for gated models",
 	},
 	{

@@ -27,6 +27,7 @@ type Process struct {
 	URL    string // base URL of its HTTP server
 	Log    string // file with its standard output and error
 
+	port   int
 	cmd    *exec.Cmd
 	exited chan struct{}
 	err    error
@@ -73,7 +74,7 @@ func (r Recipe) Start(o Options) (*Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", r.Kind, err)
 	}
-	p := &Process{Recipe: r, URL: "http://127.0.0.1:" + strconv.Itoa(o.Port), Log: o.Log, cmd: cmd, exited: make(chan struct{})}
+	p := &Process{Recipe: r, URL: "http://127.0.0.1:" + strconv.Itoa(o.Port), Log: o.Log, port: o.Port, cmd: cmd, exited: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.exited)
@@ -98,6 +99,9 @@ func freePort() (int, error) {
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
+
+// Port of its HTTP server.
+func (p *Process) Port() int { return p.port }
 
 // PID of the front process.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
