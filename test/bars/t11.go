@@ -58,7 +58,7 @@ var causes = []cause{
 	{
 		name: "noisy_neighbour", want: analysis.HostBound, session: "base",
 		because: "class 6: another process takes the engine's core, a faster or own core is the remedy; intensity: busy processes on it",
-		learned: []float64{1, 3}, scored: []float64{2, 4, 1, 3},
+		learned: []float64{1, 3}, scored: []float64{2, 4, 6, 5},
 	},
 	{
 		name: "burst", want: analysis.QueueBound, session: "base",
