@@ -18,7 +18,10 @@ type traffic struct {
 	file    string
 }
 
-// send starts the load.
+// baselineSeconds of traffic are a baseline also when the last second's windows have not arrived.
+const baselineSeconds = 4
+
+// send starts the load and waits until it flows.
 func (w *world) send(rate float64, replicas ...*replica) *traffic {
 	w.t.Helper()
 	tr := &traffic{w: w, file: filepath.Join(w.dir, fmt.Sprintf("requests-%d.jsonl", len(w.all)))}
@@ -30,9 +33,10 @@ func (w *world) send(rate float64, replicas ...*replica) *traffic {
 		args = append(args, "--target", r.engineURL()+","+r.readyURL()+","+r.api)
 	}
 	tr.process = w.start("load-"+filepath.Base(tr.file), agentProgram, nil, args...)
+	// Seconds of it, so that the control plane has a baseline to compare a rollout with.
 	eventually(w.t, "traffic flows", 20*time.Second, func() (bool, string) {
 		n := len(tr.records())
-		return n >= 3, fmt.Sprintf("%d requests are answered\n%s", n, tr.process.text())
+		return float64(n) >= max(3, baselineSeconds*rate), fmt.Sprintf("%d requests are answered\n%s", n, tr.process.text())
 	})
 	return tr
 }
