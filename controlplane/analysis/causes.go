@@ -87,8 +87,12 @@ const (
 )
 
 // longPrompts: most tokens come quickly, some wait for prompts much longer than the usual ones.
-// Spikes of requests that were preempted are the cache's.
+// Spikes of requests that were preempted are the cache's. While the prefix cache is off, how much of a
+// prompt needs computing is not known, and that comes first.
 func longPrompts(in Input, s signals) verdict {
+	if cacheOff(in, s).fires {
+		return no
+	}
 	if math.IsNaN(s.itl99) {
 		return unknown("no source tells the time between tokens")
 	}

@@ -93,6 +93,7 @@ func TestCauses(t *testing.T) {
 		"cache as before":           {cached(0.55), nil, None, "no remedy"},
 		"prefix cache off":          {func(int, *fleet.Window) {}, Config{"prefix_caching": "false"}, PrefixMisses, "cache is off"},
 		"long prompts now and then": {spiky(4000), nil, LongPromptInterference, "slowest hundredth"},
+		"long prompts, cache off":   {spiky(4000), Config{"prefix_caching": "false"}, PrefixMisses, "cache is off"},
 		"short prompts":             {spiky(300), nil, None, "no remedy"},
 		"started just now":          {starting(10), nil, ColdStart, "has answered for 10 s"},
 		"answers again, long up":    {starting(4000), nil, None, "no remedy"},

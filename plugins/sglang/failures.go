@@ -100,6 +100,12 @@ var failures = []*engine.FailureSignature{
 		Words:   "the model was not found: check its name or path, and the token for gated models",
 	},
 	{
+		// Where it is not given, SGLang takes the fraction that its chunks and graphs leave.
+		Kind:    engine.KVTooSmall,
+		Pattern: `leave no GPU memory for the KV cache under --mem-fraction-static=(-?[\d.]+?)\.? `,
+		Words:   "weights and activations leave no memory for the KV cache (mem_fraction_static comes out as $1): lower chunked_prefill_size or max_running_requests, or give mem_fraction_static",
+	},
+	{
 		// It has loaded everything by then, and neither serves nor ends.
 		Kind:    engine.PortTaken,
 		Pattern: spoken + `error while attempting to bind on address (.*): address already in use`,
