@@ -190,7 +190,7 @@ func (p *player) start(ctx context.Context) {
 	where := map[string]int{}
 	for _, f := range p.log {
 		at, text := f.find(log)
-		p.note("start", "log: "+f.name, text)
+		p.note("start", "log of "+f.name, text)
 		where[f.name] = at
 	}
 	maps.DeleteFunc(where, func(_ string, at int) bool { return at < 0 })
@@ -382,9 +382,9 @@ func (p *player) overflow(ctx context.Context) {
 			continue
 		}
 		p.note(step, "requests taken", strconv.Itoa(len(held)-1))
-		p.note(step, "streamed: status", s.status)
-		p.note(step, "streamed: events", strings.Join(s.shapes, "\n"))
-		p.note(step, "streamed: end", s.end)
+		p.note(step, "streamed status", s.status)
+		p.note(step, "streamed events", strings.Join(s.shapes, "\n"))
+		p.note(step, "streamed end", s.end)
 		p.call(ctx, call{name: step, path: "/v1/completions", body: `{"model":"tiny","prompt":PROMPT,"max_tokens":5}`})
 		p.note(step, "health", p.outcome(ctx, call{method: "GET", path: "/health"}, patience))
 		break
