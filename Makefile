@@ -16,6 +16,9 @@ PLUGIN_PUB := $(CACHE)/plugin-signing.pub
 KEYFLAG     = -X main.pluginPublicKey=$$(grep -v -- ----- $(PLUGIN_PUB) | tr -d '\n')
 LDFLAGS  = -s -w -X $(MODULE)/pkg/version.Version=$(VERSION)
 GOBUILD  = CGO_ENABLED=0 go build -trimpath -tags $(TAGS)
+# The GPU reader alone links C. Its functions are bound when they are called, never at its start.
+export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
+GPUBUILD = CGO_ENABLED=1 go build -trimpath -tags $(TAGS) -ldflags '-s -w -extldflags=-Wl,-z,lazy'
 
 .PHONY: help
 help: ## list the targets
@@ -35,6 +38,7 @@ build: need-go ## build both programs and the engine plugins into bin/
 	@$(GOBUILD) -ldflags "$(LDFLAGS) $(KEYFLAG)" -o $(BIN)/perf-agent ./agent
 	@$(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/perf-controlplane ./controlplane
 	@ln -sf perf-controlplane $(BIN)/perfctl
+	@if command -v gcc >/dev/null; then $(GPUBUILD) -o $(BIN)/perf-gpu ./agent/gpu/reader; else rm -f $(BIN)/perf-gpu; echo "gcc is missing: bin/perf-gpu is not built, and no GPU will be seen" >&2; fi
 	@echo "built bin/perf-agent, bin/perf-controlplane (perfctl) and bin/plugins/ at $(VERSION)"
 
 .PHONY: demo
@@ -43,7 +47,7 @@ demo: build ## the whole loop on this machine, no GPU: under four minutes, ends 
 
 .PHONY: need-gcc
 need-gcc:
-	@command -v gcc >/dev/null || { echo "gcc is missing (the race detector needs it): install it, on Debian with 'apt-get install gcc libc6-dev'." >&2; exit 1; }
+	@command -v gcc >/dev/null || { echo "gcc is missing (the race detector and the GPU reader need it): install it, on Debian with 'apt-get install gcc libc6-dev'." >&2; exit 1; }
 
 .PHONY: test
 test: need-go need-gcc ## all tests with the race detector, the fleet simulation with planted bugs, the process tests
@@ -67,6 +71,11 @@ real-vllm real-sglang: real-%: ## set up a real engine (vllm or sglang, CPU) bel
 e2e-vllm e2e-sglang: e2e-%: build ## the product against a real engine on this machine's CPU, up to 40 minutes
 	@test/real/engines/setup $* $(REAL) || { code=$$?; test $$code = 3 && echo "e2e-$* skipped" && exit 0; exit $$code; }; \
 	  ENGINE=$* PERF_BIN=$(BIN) go test -tags $(TAGS),real -count=1 -v -timeout 45m ./test/real/...
+
+.PHONY: gpu-check
+gpu-check: need-go need-gcc ## print every metric of this machine's GPUs, with its value or why there is none
+	@$(GPUBUILD) -o $(BIN)/perf-gpu ./agent/gpu/reader
+	@$(BIN)/perf-gpu -check
 
 ENGINE ?= vllm
 .PHONY: demo-real
