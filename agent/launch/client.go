@@ -72,6 +72,39 @@ func (c *Client) Log(ctx context.Context, since uint64) (Log, error) {
 	return call[Log](ctx, c, http.MethodGet, "/v1/log?since="+strconv.FormatUint(since, 10), nil)
 }
 
+// beginLimit is how long a launcher may take to begin an answer that has no end.
+const beginLimit = 5 * time.Second
+
+// GPU starts the launcher's GPU reader and returns its records, one a line. Closing them ends it.
+// ErrNoGPUReader says that the launcher has none.
+func (c *Client) GPU(ctx context.Context) (io.ReadCloser, error) {
+	asked, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(beginLimit, cancel)
+	resp, err := c.do(asked, http.MethodGet, "/v1/gpu", nil)
+	switch {
+	case err == nil && late.Stop():
+	case err != nil && ctx.Err() == nil && asked.Err() != nil, err == nil:
+		cancel()
+		return nil, fmt.Errorf("%w on %s within %v", ErrUnreachable, c.socket, beginLimit)
+	default:
+		cancel()
+		return nil, err
+	}
+	return &stream{resp.Body, cancel}, nil
+}
+
+// stream is an answer without an end.
+type stream struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+// Close ends it, and a Read that waits.
+func (s *stream) Close() error {
+	s.cancel()
+	return s.ReadCloser.Close()
+}
+
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
 	var out T
 	var payload io.Reader
@@ -82,28 +115,38 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 		}
 		payload = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://launcher"+path, payload)
+	resp, err := c.do(ctx, method, path, payload)
 	if err != nil {
-		return out, fmt.Errorf("launcher request: %w", err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		if ctx.Err() != nil {
-			return out, fmt.Errorf("launcher %s: %w", path, ctx.Err())
-		}
-		return out, fmt.Errorf("%w on %s: is `perf-agent launch` running, and is the socket's folder shared with it? (%w)",
-			ErrUnreachable, c.socket, err)
+		return out, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		var f failure
-		if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&f); err != nil {
-			return out, fmt.Errorf("launcher answered %s", resp.Status)
-		}
-		return out, decodeFailure(resp.StatusCode, f)
-	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 8<<20)).Decode(&out); err != nil {
 		return out, fmt.Errorf("launcher answer to %s: %w", path, err)
 	}
 	return out, nil
+}
+
+// do returns an answer that is 200; every other is an error.
+func (c *Client) do(ctx context.Context, method, path string, payload io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://launcher"+path, payload)
+	if err != nil {
+		return nil, fmt.Errorf("launcher request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("launcher %s: %w", path, ctx.Err())
+		}
+		return nil, fmt.Errorf("%w on %s: is `perf-agent launch` running, and is the socket's folder shared with it? (%w)",
+			ErrUnreachable, c.socket, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var f failure
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&f); err != nil {
+		return nil, fmt.Errorf("launcher answered %s", resp.Status)
+	}
+	return nil, decodeFailure(resp.StatusCode, f)
 }

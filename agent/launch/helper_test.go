@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -73,6 +74,15 @@ func play(role, arg string) int {
 	case "daemon": // a child that left the session, then the front goes
 		spawn("deaf", true)
 		fmt.Println("serving")
+		return 0
+	case "gpureader": // says its process id until its standard input ends
+		go func() {
+			for {
+				fmt.Println(os.Getpid())
+				time.Sleep(20 * time.Millisecond)
+			}
+		}()
+		_, _ = io.Copy(io.Discard, os.Stdin)
 		return 0
 	case "echo": // tells which signals arrive
 		all := notify(syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTERM)

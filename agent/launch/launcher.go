@@ -29,6 +29,10 @@ type Config struct {
 	ReleaseWait   time.Duration // 30 s limit for killed processes to vanish
 	MemoryWait    time.Duration // 5 s limit for their memory to come back
 
+	// GPUReader is the command of the program that reads the GPUs of this container, which is started
+	// when a sidecar asks for its output; empty: none.
+	GPUReader []string
+
 	Stdout, Stderr io.Writer // where the engine's output is copied; nil is this process's own
 	Logger         *slog.Logger
 }
@@ -65,8 +69,8 @@ func or[T comparable](v, otherwise T) T {
 // keptExits bounds Status.Exits.
 const keptExits = 32
 
-// Launcher runs one engine. A process holds at most one, and starts no other children: the
-// launcher reaps everything.
+// Launcher runs one engine. A process holds at most one, and starts no children but through its
+// launcher, which reaps everything.
 type Launcher struct {
 	cfg   Config
 	log   *slog.Logger
@@ -83,6 +87,7 @@ type Launcher struct {
 	waiters []waiter
 	ending  os.Signal // why the launcher is to end; nil while it is not
 	hurry   bool      // end without grace
+	readers []int     // process ids of GPU readers
 
 	// Owned by the supervising goroutine.
 	eng      *engine

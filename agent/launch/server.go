@@ -54,7 +54,7 @@ func listen(path string) (*socket, error) {
 // serve answers until ctx ends. Requests that wait for the supervisor are answered before.
 func (s *socket) serve(ctx context.Context, l *Launcher) {
 	srv := &http.Server{
-		Handler:           handler(l),
+		Handler:           handler(ctx, l),
 		ReadHeaderTimeout: 5 * time.Second,
 		ErrorLog:          slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
 	}
@@ -75,10 +75,11 @@ func (s *socket) serve(ctx context.Context, l *Launcher) {
 	}
 }
 
-func handler(l *Launcher) http.Handler {
+func handler(ctx context.Context, l *Launcher) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { respond(w, l.Status()) })
 	mux.HandleFunc("GET /v1/log", l.serveLog)
+	mux.HandleFunc("GET /v1/gpu", l.serveGPU(ctx))
 	mux.HandleFunc("POST /v1/start", withSpec(l, l.start))
 	mux.HandleFunc("POST /v1/restart", withSpec(l, l.restart))
 	mux.HandleFunc("POST /v1/commit", withSpec(l, func(_ context.Context, s Spec) error { return l.commit(s) }))

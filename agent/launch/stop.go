@@ -143,7 +143,7 @@ func (l *Launcher) endProcesses(what string, grace time.Duration, find func(all 
 			l.log.Warn("processes cannot be listed, so orphans of the engine cannot be ended: mount /proc", "error", err)
 			return false
 		}
-		left := find(all)
+		left := l.withoutReaders(find(all))
 		waited := time.Since(began)
 		if len(left) == 0 {
 			if len(asked) > 0 {

@@ -25,6 +25,8 @@ var (
 	ErrUnreachable = errors.New("launcher does not answer")
 	// ErrEnding: the launcher was told to end and takes no requests any more.
 	ErrEnding = errors.New("launcher is ending")
+	// ErrNoGPUReader: the launcher has no program that reads GPUs.
+	ErrNoGPUReader = errors.New("no GPU reader beside the launcher")
 )
 
 // OwnGrace asks Stop to use the grace of the running spec.
@@ -67,6 +69,7 @@ var codes = []struct {
 	{ErrCommand, "command", 422},
 	{ErrState, "state", 507},
 	{ErrEnding, "ending", 503},
+	{ErrNoGPUReader, "no_gpu_reader", 501},
 }
 
 func encodeFailure(err error) (int, failure) {
