@@ -33,6 +33,7 @@ type agent struct {
 	instances []*instance
 	byID      map[string]*instance
 	wire      *wire
+	gpus      *gpus
 	collector *collect.Collector
 	reporter  *report.Reporter
 }
@@ -47,7 +48,10 @@ func newAgent(cfg Config, dir *dataDir, all adapters, log *slog.Logger) (_ *agen
 	if err != nil {
 		return nil, err
 	}
-	a := &agent{id: id, log: log, byID: map[string]*instance{}, wire: openWire(cfg, log.With("component", "wire"))}
+	a := &agent{
+		id: id, log: log, byID: map[string]*instance{},
+		wire: openWire(cfg, log.With("component", "wire")), gpus: newGPUs(cfg, log.With("component", "gpu")),
+	}
 	defer func() {
 		if err != nil {
 			a.wire.close()
@@ -57,7 +61,7 @@ func newAgent(cfg Config, dir *dataDir, all adapters, log *slog.Logger) (_ *agen
 	var seen []collect.Instance
 	for _, e := range cfg.Engines {
 		in := newInstance(e, id, cfg, all, a.reporter, log)
-		in.wire = a.wire.source(e)
+		in.wire, in.gpu = a.wire.source(e), a.gpus.source(e, len(cfg.Engines))
 		if err := in.open(filepath.Join(dir.path, "engines", e.Name), clock); err != nil {
 			return nil, fmt.Errorf("engine %s: %w", e.Name, err)
 		}
@@ -89,6 +93,7 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 			in.close()
 		}
 		a.wire.close()
+		a.gpus.close()
 	}()
 	g, ctx := errgroup.WithContext(ctx)
 	server := &http.Server{Handler: a.routes(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
@@ -97,7 +102,11 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 		g.Go(func() error { return in.machine.Run(ctx) })
 		g.Go(func() error { return in.source.Run(ctx) })
 		g.Go(func() error { return in.watch(ctx) })
+		if in.gpu != nil {
+			g.Go(func() error { return in.gpu.Run(ctx) })
+		}
 	}
+	a.gpus.run(ctx, g.Go)
 	g.Go(func() error { return a.wire.run(ctx) })
 	g.Go(func() error { return a.collector.Run(ctx) })
 	g.Go(func() error { return a.reporter.Run(ctx) })

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/optiinfra/performance-agent/agent/gpu"
 	"github.com/optiinfra/performance-agent/agent/launch"
 	"github.com/optiinfra/performance-agent/agent/probation"
 )
@@ -15,7 +16,7 @@ import (
 func newLaunchCommand() *cobra.Command {
 	cfg := launch.Config{}
 	grace, level := 75*time.Second, "info"
-	killedIsClean := false
+	killedIsClean, reader := false, ""
 	cmd := &cobra.Command{
 		Use:   "launch [flags] -- COMMAND [ARGUMENT…]",
 		Short: "Start an engine, keep it running, and restart it when the sidecar asks",
@@ -33,6 +34,9 @@ other arguments; what was committed last is started again after a restart of the
 				cfg.Socket = filepath.Join(cfg.StateDir, "launch.sock")
 			}
 			cfg.Base = launch.Spec{Argv: argv, Fingerprint: probation.BaseFingerprint, Grace: grace, KilledIsClean: killedIsClean}
+			if reader != "" {
+				cfg.GPUReader = append([]string{reader}, gpu.ReaderArguments()...)
+			}
 			cfg.Logger = newLogger(level)
 			code, err := launch.New(cfg).Run(cmd.Context())
 			if err != nil {
@@ -54,6 +58,7 @@ other arguments; what was committed last is started again after a restart of the
 	f.DurationVar(&cfg.ProbationWait, "probation-wait", 30*time.Second, "time a sidecar has to act when a configuration on trial ends by itself")
 	f.DurationVar(&grace, "grace", grace, "time between SIGTERM and SIGKILL")
 	f.BoolVar(&killedIsClean, "killed-is-clean", false, "the engine ends itself by SIGKILL after a clean stop")
+	f.StringVar(&reader, "gpu-reader", orElse(os.Getenv("PERF_GPU_READER"), besideProgram("perf-gpu")), "program that reads this container's GPUs for the sidecar; empty: none")
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	return cmd
 }

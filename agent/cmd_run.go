@@ -37,11 +37,11 @@ func newRunCommand() *cobra.Command {
 
 // runOptions are the flags of run and doctor; a flag that was given wins over file and environment.
 type runOptions struct {
-	file, agentID, dataDir, listen, logLevel, wire     string
-	controlPlane                                       []string
-	name, engineURL, engine, group, launcher, hardware string
-	pluginsDir, pluginsManifest, pluginsKey            string
-	allowUnsigned                                      bool
+	file, agentID, dataDir, listen, logLevel, wire, gpu string
+	controlPlane                                        []string
+	name, engineURL, engine, group, launcher, hardware  string
+	pluginsDir, pluginsManifest, pluginsKey             string
+	allowUnsigned                                       bool
 }
 
 func (o *runOptions) bind(cmd *cobra.Command) {
@@ -58,6 +58,7 @@ func (o *runOptions) bind(cmd *cobra.Command) {
 	f.StringVar(&o.dataDir, "data-dir", "", "folder for identity and journals")
 	f.StringVar(&o.listen, "listen", "", "address of /ready, /live, /status and /metrics")
 	f.StringVar(&o.wire, "wire", "", "see requests on the wire by eBPF: auto, packet, cgroup or off")
+	f.StringVar(&o.gpu, "gpu", "", "read GPUs: auto or off")
 	f.StringVar(&o.logLevel, "log-level", "", "debug, info, warn or error")
 	o.bindPlugins(f)
 }
@@ -89,6 +90,7 @@ func (o *runOptions) config(cmd *cobra.Command) (Config, error) {
 	set(&cfg.DataDir, o.dataDir)
 	set(&cfg.Listen, o.listen)
 	set(&cfg.LogLevel, o.logLevel)
+	set(&cfg.GPU, o.gpu)
 	if o.wire != "" {
 		cfg.Wire = probe.Mode(o.wire)
 	}

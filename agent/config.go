@@ -38,10 +38,14 @@ type Config struct {
 	// ScrapeInterval is the distance between two pages of an engine.
 	ScrapeInterval time.Duration `yaml:"scrape_interval" env:"PERF_SCRAPE_INTERVAL"`
 	// Wire says how requests are seen on the wire: auto, packet, cgroup or off.
-	Wire     probe.Mode `yaml:"wire" env:"PERF_WIRE"`
-	LogLevel string     `yaml:"log_level" env:"PERF_LOG_LEVEL"`
-	Plugins  Plugins    `yaml:"plugins" envPrefix:"PERF_PLUGINS_"`
-	Engines  []Engine   `yaml:"engines"`
+	Wire probe.Mode `yaml:"wire" env:"PERF_WIRE"`
+	// GPU says whether GPUs are read: auto or off.
+	GPU string `yaml:"gpu" env:"PERF_GPU"`
+	// GPUReader is the program that reads them for engines without a launcher.
+	GPUReader string   `yaml:"gpu_reader" env:"PERF_GPU_READER"`
+	LogLevel  string   `yaml:"log_level" env:"PERF_LOG_LEVEL"`
+	Plugins   Plugins  `yaml:"plugins" envPrefix:"PERF_PLUGINS_"`
+	Engines   []Engine `yaml:"engines"`
 }
 
 // TLS names the files for the control plane's stream; all three or none.
@@ -98,6 +102,8 @@ func DefaultConfig() Config {
 		Listen:         "127.0.0.1:8004",
 		ScrapeInterval: time.Second,
 		Wire:           probe.ModeAuto,
+		GPU:            gpuAuto,
+		GPUReader:      besideProgram("perf-gpu"),
 		LogLevel:       "info",
 		Plugins:        Plugins{Dir: besideProgram("plugins"), Manifest: besideProgram("plugins.manifest.json")},
 	}
@@ -209,6 +215,9 @@ func (c Config) Validate() error {
 	case probe.ModeAuto, probe.ModePacket, probe.ModeCgroup, probe.ModeOff:
 	default:
 		fault("wire %q is not auto, packet, cgroup or off", c.Wire)
+	}
+	if c.GPU != gpuAuto && c.GPU != gpuOff {
+		fault("gpu %q is not auto or off", c.GPU)
 	}
 	if t := c.TLS; t != (TLS{}) && (t.CA == "" || t.Cert == "" || t.Key == "") {
 		fault("tls needs all of ca, cert and key")

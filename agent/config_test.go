@@ -37,6 +37,7 @@ func TestExampleFile(t *testing.T) {
 	}
 	want := DefaultConfig()
 	want.ControlPlane = []string{"127.0.0.1:8003"}
+	want.GPUReader = "/usr/local/lib/perf-agent/perf-gpu"
 	want.Plugins.Dir, want.Plugins.Manifest = "/usr/local/lib/perf-agent/plugins", "/usr/local/lib/perf-agent/plugins.manifest.json"
 	e := defaultEngine()
 	e.Group, e.Engine, e.URL, e.Launcher, e.Hardware = "chat", "vllm", "http://127.0.0.1:8000", "/run/perf-agent/launch.sock", "h100-sxm"

@@ -44,6 +44,7 @@ func examine(ctx context.Context, cfg Config) []finding {
 	defer func() { _ = host.Close() }() // it has nothing to report
 	out = append(out, examinePlugins(ctx, host)...)
 	out = append(out, examineWire(cfg))
+	out = append(out, examineGPUs(ctx, cfg)...)
 	for _, e := range cfg.Engines {
 		out = append(out, examineEngine(ctx, e, host)...)
 	}

@@ -13,6 +13,7 @@ type exporter struct {
 	agent   *agent
 	process prometheus.Collector
 	wire    wireExporter
+	gpus    gpuExporter
 
 	build, connected, reconnects, unsent, dropped              *prometheus.Desc
 	serving, phase, epoch, age, scrapeErrors, resets, unusable *prometheus.Desc
@@ -25,6 +26,7 @@ func newExporter(a *agent) *exporter {
 	return &exporter{
 		agent:        a,
 		wire:         newWireExporter(),
+		gpus:         newGPUExporter(),
 		process:      collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build:        desc("build_info", "Version of this agent.", "version"),
 		connected:    desc("connected", "1 while a stream to the control plane is open."),
@@ -54,6 +56,7 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	gauge(ch, e.unsent, float64(s.Unsent))
 	counter(ch, e.dropped, float64(s.Dropped))
 	e.wire.collect(ch, e.agent.wire)
+	e.gpus.collect(ch, e.agent.gpus)
 	for _, in := range e.agent.instances {
 		e.collectEngine(ch, in)
 	}

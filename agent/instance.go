@@ -48,6 +48,7 @@ type instance struct {
 	engineLog *engineLog
 	source    *collect.Engine
 	wire      *collect.Wire // nil where requests cannot be seen on the wire
+	gpu       *collect.GPU  // nil where GPUs are not read
 	traffic   *traffic
 	machine   *probation.Machine // set by open
 	said      once
@@ -148,6 +149,9 @@ func (in *instance) collected() collect.Instance {
 	sources := []collect.Source{in.source}
 	if in.wire != nil {
 		sources = append(sources, in.wire)
+	}
+	if in.gpu != nil {
+		sources = append(sources, in.gpu)
 	}
 	return collect.Instance{ID: in.id, Sources: sources, State: func() collect.State {
 		s := in.machine.State()

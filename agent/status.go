@@ -15,6 +15,7 @@ type statusReport struct {
 	Version      string         `json:"version"`
 	ControlPlane linkStatus     `json:"control_plane"`
 	Engines      []engineStatus `json:"engines"`
+	GPUs         []gpuStatus    `json:"gpus"`
 }
 
 // linkStatus is the stream to the control plane.
@@ -70,7 +71,7 @@ func (a *agent) report(ctx context.Context) statusReport {
 	out := statusReport{AgentID: a.id, Version: version.String(), ControlPlane: linkStatus{
 		Connected: s.Connected, Address: s.Address, NodeID: s.NodeID, Since: s.Since, Problem: s.Problem,
 		Reconnects: s.Reconnects, UnsentWindows: s.Unsent, DroppedWindows: s.Dropped,
-	}}
+	}, GPUs: a.gpus.status(time.Now())}
 	for _, in := range a.instances {
 		out.Engines = append(out.Engines, a.engineStatus(ctx, in))
 	}
