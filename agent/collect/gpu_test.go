@@ -1,0 +1,252 @@
+package collect
+
+import (
+	"context"
+	"maps"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/optiinfra/performance-agent/agent/gpu"
+	"github.com/optiinfra/performance-agent/pkg/fleet"
+)
+
+// fakeGPUs says what a case says.
+type fakeGPUs struct{ status gpu.Status }
+
+func (f *fakeGPUs) Status() gpu.Status { return f.status }
+
+var gpuNow = time.Unix(2000, 0)
+
+// card is a GPU on which everything works; factor tells two of them apart.
+func card(uuid string, factor float64, pids ...int) gpu.Device {
+	d := gpu.Device{UUID: uuid, Reading: gpu.Reading{Values: map[string]float64{
+		gpu.UtilizationRatio: .9, gpu.MemoryUsedBytes: 50e9 * factor, gpu.MemoryTotalBytes: 80e9, gpu.PowerWatts: 300 * factor, gpu.PowerLimitWatts: 700,
+		gpu.TemperatureCelsius: 60 * factor, gpu.SMClockHertz: 1e9 * factor, gpu.SMClockMaxHertz: 2e9,
+		gpu.ClockEventReasons: 1, gpu.GPMSMActive: .4 * factor, gpu.GPMTensorActive: .2 * factor, gpu.GPMDRAMActive: .5,
+		gpu.GPMPCIeSentBytes: 1e6 * factor, gpu.PCIeLinkGeneration: 5, gpu.PCIeLinkGenerationMax: 5,
+		gpu.PCIeLinkWidth: 16 / factor, gpu.PCIeLinkWidthMax: 16, gpu.NVLinksDown: factor - 1,
+		gpu.EnergyJoules: 1000 * factor, gpu.ThermalViolationSeconds: 5 * factor, gpu.PCIeReplays: 3,
+		gpu.NVLinkFlitErrors: 1, gpu.NVLinkReplays: 1,
+	}}}
+	for _, pid := range pids {
+		held := 10e9 * factor
+		d.Processes = append(d.Processes, gpu.Process{PID: pid, MemoryBytes: &held})
+	}
+	return d
+}
+
+func newFakeGPUs(age time.Duration, devices ...gpu.Device) *fakeGPUs {
+	return &fakeGPUs{gpu.Status{Record: &gpu.Record{Devices: devices}, Taken: gpuNow.Add(-age)}}
+}
+
+// drain returns a window, the source's problem and its age.
+func drainGPU(t *testing.T, g *GPU) (w *fleet.Window, problem string) {
+	t.Helper()
+	w = fleet.NewWindow("", gpuNow)
+	s := g.Drain(w, gpuNow)
+	if s.GetName() != fleet.SourceGPU || s.GetStale() {
+		t.Errorf("source %v: windows without GPUs are good windows", s)
+	}
+	if _, err := w.Proto(); err != nil {
+		t.Error(err)
+	}
+	return w, s.GetError()
+}
+
+func gauges(t *testing.T, got map[string]float64, want map[string]float64) {
+	t.Helper()
+	for name, v := range want {
+		g, ok := got[name]
+		if !ok || !cmp.Equal(g, v, cmpopts.EquateApprox(1e-9, 0)) {
+			t.Errorf("%s: %v (%v), want %v", name, g, ok, v)
+		}
+	}
+}
+
+func TestGPUFoldsTwo(t *testing.T) {
+	hot := card("b", 1.25)
+	hot.Reasons = []string{gpu.ReasonIdle, gpu.ReasonThermal, gpu.ReasonPowerCap}
+	hot.Values[gpu.MemoryTemperatureCelsius] = 90 // the other does not tell
+	w, problem := drainGPU(t, NewGPU(newFakeGPUs(time.Second, card("a", 1), hot), 1, true))
+	if problem != "" {
+		t.Error(problem)
+	}
+	gauges(t, w.Gauges, map[string]float64{
+		fleet.GPUCount: 2, fleet.GPULost: 0, fleet.GPUAttributed: 0, fleet.GPUUtilizationRatio: .9,
+		fleet.GPUMemoryUsedBytes: 112.5e9, fleet.GPUMemoryTotalBytes: 160e9, fleet.GPUPowerWatts: 675, fleet.GPUPowerLimitWatts: 1400,
+		fleet.GPUTemperatureCelsius: 75, fleet.GPUSMClockRatio: .5, fleet.GPUPowerThrottledRatio: .5, fleet.GPUThermalThrottledRatio: .5,
+		fleet.GPUHardwareSlowdownRatio: 0, fleet.GPUSMActiveRatio: .45, fleet.GPUSMActiveRatioMin: .4, fleet.GPUTensorActiveRatio: .225,
+		fleet.GPUDRAMActiveRatio: .5, fleet.GPUPCIeSentBytesPerSecond: 2.25e6, fleet.GPUPCIeGenerationRatio: 1, fleet.GPUPCIeWidthRatio: .8, fleet.GPUNVLinksDown: .25,
+	})
+	for _, absent := range []string{fleet.GPUMemoryTemperatureCelsius, fleet.GPUSMOccupancyRatio, fleet.GPUEngineMemoryBytes} {
+		if v, ok := w.Gauges[absent]; ok {
+			t.Errorf("%s is %v, though not every device tells it", absent, v)
+		}
+	}
+	if len(w.Counters) != 0 {
+		t.Errorf("increases %v of the first record", w.Counters)
+	}
+}
+
+func TestGPUUnknownReasonsAreNoReasons(t *testing.T) {
+	mute := card("a", 1)
+	delete(mute.Values, gpu.ClockEventReasons)
+	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, mute), 1, true))
+	if v, ok := w.Gauges[fleet.GPUThermalThrottledRatio]; ok {
+		t.Errorf("throttled %v, which the driver does not tell", v)
+	}
+}
+
+func TestGPUSampledPCIeWithoutGPM(t *testing.T) {
+	old := card("a", 1)
+	delete(old.Values, gpu.GPMPCIeSentBytes)
+	old.Values[gpu.PCIeSentBytes] = 7e6
+	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, old), 1, true))
+	gauges(t, w.Gauges, map[string]float64{fleet.GPUPCIeSentBytesPerSecond: 7e6})
+}
+
+func TestGPUCountsIncreases(t *testing.T) {
+	f := newFakeGPUs(0, card("a", 1), card("b", 2))
+	g := NewGPU(f, 1, true)
+	drainGPU(t, g)
+	next := func(energy, heat, replays float64) gpu.Device {
+		d := card("a", 1)
+		d.Values[gpu.EnergyJoules] += energy
+		d.Values[gpu.ThermalViolationSeconds] += heat
+		d.Values[gpu.PCIeReplays] += replays
+		d.Values[gpu.NVLinkFlitErrors] += 2
+		d.Values[gpu.NVLinkReplays] += 3
+		return d
+	}
+	other := card("b", 2)
+	other.Values[gpu.EnergyJoules] += 200
+	other.Values[gpu.ThermalViolationSeconds] += .75
+	f.status.Record = &gpu.Record{Devices: []gpu.Device{next(100, .5, 4), other}}
+	w, _ := drainGPU(t, g)
+	want := map[string]float64{
+		fleet.GPUEnergyJoules: 300, fleet.GPUThermalViolationSeconds: .75, fleet.GPUPCIeReplays: 4, fleet.GPUNVLinkErrors: 5,
+	}
+	if diff := cmp.Diff(want, w.Counters); diff != "" {
+		t.Errorf("increases (-want +got):\n%s", diff)
+	}
+	w, _ = drainGPU(t, g)
+	if w.Counters[fleet.GPUEnergyJoules] != 0 {
+		t.Errorf("the same record counts twice: %v", w.Counters)
+	}
+	f.status.Record = &gpu.Record{Devices: []gpu.Device{card("a", .1), card("b", .1)}}
+	w, _ = drainGPU(t, g)
+	for name, v := range w.Counters {
+		if v < 0 || name == fleet.GPUEnergyJoules && v != 0 {
+			t.Errorf("%s gained %v when the driver began anew", name, v)
+		}
+	}
+}
+
+func TestGPULost(t *testing.T) {
+	lost := gpu.Device{UUID: "b", Lost: "gone"}
+	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, card("a", 1), lost), 1, true))
+	gauges(t, w.Gauges, map[string]float64{fleet.GPUCount: 1, fleet.GPULost: 1, fleet.GPUPowerWatts: 300})
+	w, _ = drainGPU(t, NewGPU(newFakeGPUs(0, lost), 1, true))
+	if diff := cmp.Diff(map[string]float64{fleet.GPUAttributed: 0, fleet.GPUCount: 0, fleet.GPULost: 1}, w.Gauges); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestGPUAbsentOrOld(t *testing.T) {
+	hung := newFakeGPUs(gpuSilence+time.Second, card("a", 1))
+	ended := newFakeGPUs(gpuSilence+time.Second, card("a", 1))
+	ended.status.Problem = "it was killed"
+	for name, c := range map[string]struct {
+		f    *fakeGPUs
+		says string
+		age  int64
+	}{
+		"none": {&fakeGPUs{gpu.Status{Problem: "no library"}}, "no library", 0},
+		"old":  {hung, "said nothing for 4s", 4000},
+		"dead": {ended, "it was killed", 4000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := fleet.NewWindow("", gpuNow)
+			s := NewGPU(c.f, 1, true).Drain(w, gpuNow)
+			if !strings.Contains(s.GetError(), c.says) || s.GetAgeMs() != c.age || s.GetStale() {
+				t.Errorf("source %v, want %q and %d ms", s, c.says, c.age)
+			}
+			if len(w.Gauges)+len(w.Counters) != 0 {
+				t.Errorf("figures %v %v of a record that is not of this window", w.Gauges, w.Counters)
+			}
+		})
+	}
+}
+
+// TestGPUOfEngine: this process and its child are the engine; a stranger is on another GPU.
+func TestGPUOfEngine(t *testing.T) {
+	l, port := listen(t)
+	worker := child(t, "exec sleep 60")
+	f := newFakeGPUs(0, card("strange", 4, 1), card("front", 1, os.Getpid()), card("worker", 2, worker, 1))
+	g := NewGPU(f, port, false)
+	w, problem := drainGPU(t, g)
+	if len(w.Gauges) != 0 || !strings.Contains(problem, "which GPUs") {
+		t.Errorf("before its processes are known: %v, problem %q", w.Gauges, problem)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = g.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if w, problem = drainGPU(t, g); problem == "" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(problem)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	mine := map[string]float64{fleet.GPUAttributed: 1, fleet.GPUCount: 2, fleet.GPUPowerWatts: 900, fleet.GPUEngineMemoryBytes: 30e9}
+	gauges(t, w.Gauges, mine)
+	// While the engine is restarted its GPUs hold no process of it, and stay its own.
+	l.Close()
+	f.status.Record = &gpu.Record{Devices: []gpu.Device{card("strange", 4, 1), card("front", 1), card("worker", 2, 1)}}
+	w, problem = drainGPU(t, g)
+	delete(mine, fleet.GPUEngineMemoryBytes)
+	gauges(t, w.Gauges, mine)
+	if _, ok := w.Gauges[fleet.GPUEngineMemoryBytes]; ok || problem != "" {
+		t.Errorf("memory of an engine without processes, problem %q", problem)
+	}
+}
+
+// TestGPUInstance: memory and activity are of the MIG instance that the engine runs in.
+func TestGPUInstance(t *testing.T) {
+	_, port := listen(t)
+	in := func(id int, used float64) gpu.Instance {
+		return gpu.Instance{GPUInstance: id, Reading: gpu.Reading{Values: map[string]float64{gpu.MemoryUsedBytes: used, gpu.GPMSMActive: used / 10e9}}}
+	}
+	for name, c := range map[string]struct {
+		instances []gpu.Instance
+		used      float64
+	}{
+		"the second": {[]gpu.Instance{in(3, 1e9), in(5, 2e9)}, 2e9},
+		"the only":   {[]gpu.Instance{in(7, 4e9)}, 4e9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := card("a", 1, os.Getpid())
+			five := 5
+			d.Processes[0].GPUInstance, d.Instances = &five, c.instances
+			before := maps.Clone(d.Values)
+			g := NewGPU(newFakeGPUs(0, d), port, true)
+			g.engine, _ = findEngine(g.root, port)
+			w, _ := drainGPU(t, g)
+			gauges(t, w.Gauges, map[string]float64{fleet.GPUMemoryUsedBytes: c.used, fleet.GPUSMActiveRatio: c.used / 10e9, fleet.GPUPowerWatts: 300})
+			if _, ok := w.Gauges[fleet.GPUTensorActiveRatio]; ok {
+				t.Error("the whole device's activity stands for the instance's")
+			}
+			if diff := cmp.Diff(before, d.Values); diff != "" {
+				t.Errorf("the record was changed:\n%s", diff)
+			}
+		})
+	}
+}
