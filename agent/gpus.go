@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -76,14 +77,24 @@ func throughLauncher(client *launch.Client) gpu.Open {
 	}
 }
 
-// source of one engine; nil where GPUs are not watched or the engine's port is not known.
+// source of one engine; nil where GPUs are not watched.
 func (g *gpus) source(e Engine, engines int) *collect.GPU {
 	w := g.byFrom[gpuFrom(e)]
-	at, err := endpoints([]Engine{{Name: e.Name, URL: strings.Replace(e.URL, "https:", "http:", 1)}})
-	if w == nil || err != nil {
+	if w == nil {
 		return nil
 	}
-	return collect.NewGPU(w, at[e.Name].Port, engines == 1 || e.Launcher != "")
+	return collect.NewGPU(w, enginePort(e), engines == 1 || e.Launcher != "")
+}
+
+// enginePort is where an engine listens; 0, which nobody does, where its URL does not tell.
+func enginePort(e Engine) uint16 {
+	u, err := url.Parse(e.URL)
+	if err != nil {
+		return 0
+	}
+	usual := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	port, _ := strconv.ParseUint(orElse(u.Port(), usual), 10, 16) // 0 when it is none
+	return uint16(port)
 }
 
 // run keeps the readers going until ctx ends.

@@ -105,6 +105,16 @@ func TestGPUsAbsent(t *testing.T) {
 	}
 }
 
+func TestEnginePort(t *testing.T) {
+	for url, want := range map[string]uint16{
+		"http://h:8000": 8000, "http://h": 80, "https://h": 443, "https://h:8443": 8443, "http://h:70000": 0, "://": 0,
+	} {
+		if got := enginePort(Engine{URL: url}); got != want {
+			t.Errorf("%s: port %d, want %d", url, got, want)
+		}
+	}
+}
+
 func TestGPUsOff(t *testing.T) {
 	cfg := oneEngine("http://127.0.0.1:8000")
 	cfg.GPU = gpuOff
