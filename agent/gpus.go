@@ -93,7 +93,10 @@ func enginePort(e Engine) uint16 {
 		return 0
 	}
 	usual := map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	port, _ := strconv.ParseUint(orElse(u.Port(), usual), 10, 16) // 0 when it is none
+	port, err := strconv.ParseUint(orElse(u.Port(), usual), 10, 16)
+	if err != nil {
+		return 0
+	}
 	return uint16(port)
 }
 

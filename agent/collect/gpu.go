@@ -33,11 +33,10 @@ type GPU struct {
 	alone   bool
 	root    string // of the proc file system
 
-	mu      sync.Mutex // guards what follows
-	engine  processTree
-	uuids   []string // of the GPUs that hold the engine's processes, as seen last
-	before  map[string]gpu.Device
-	problem string
+	mu     sync.Mutex // guards what follows
+	engine processTree
+	uuids  []string // of the GPUs that hold the engine's processes, as seen last
+	before map[string]gpu.Device
 }
 
 // NewGPU returns the source for the engine that listens on a TCP port of this host. Alone says that
@@ -102,14 +101,20 @@ func bit(b bool) int {
 
 // attribute tells which devices are the engine's, and whether its processes say so.
 func (g *GPU) attribute(r *gpu.Record) (devices []gpu.Device, own bool) {
+	answering := map[string]*gpu.Device{}
 	var uuids []string
 	for i := range r.Devices {
-		if len(g.members(&r.Devices[i])) > 0 {
-			uuids = append(uuids, r.Devices[i].UUID)
+		d := &r.Devices[i]
+		if d.Lost == "" {
+			answering[d.UUID] = d
+		}
+		if len(g.members(d)) > 0 {
+			uuids = append(uuids, d.UUID)
 		}
 	}
-	if len(uuids) > 0 {
-		g.uuids = uuids
+	if len(uuids) > 0 { // those that no longer answer tell of no processes, and stay
+		lost := slices.DeleteFunc(g.uuids, func(u string) bool { return answering[u] != nil })
+		g.uuids = append(lost, uuids...)
 	}
 	if len(g.uuids) == 0 {
 		if g.alone {
@@ -117,10 +122,12 @@ func (g *GPU) attribute(r *gpu.Record) (devices []gpu.Device, own bool) {
 		}
 		return nil, false
 	}
-	for i := range r.Devices {
-		if slices.Contains(g.uuids, r.Devices[i].UUID) {
-			devices = append(devices, r.Devices[i])
+	for _, u := range g.uuids {
+		d := answering[u]
+		if d == nil {
+			d = &gpu.Device{UUID: u, Lost: "it no longer answers"}
 		}
+		devices = append(devices, *d)
 	}
 	return devices, true
 }
@@ -161,10 +168,10 @@ func (g *GPU) fold(w *fleet.Window, devices []gpu.Device) {
 	for _, f := range gpuGauges {
 		f.set(w.Gauges, live)
 	}
-	if known {
+	if known && finite(held) {
 		w.Gauges[fleet.GPUEngineMemoryBytes] = held
 	}
-	if _, ok := folded(live, sum2, gpu.ClockEventReasons); ok {
+	if _, ok := folded(live, plus, gpu.ClockEventReasons); ok {
 		for name := range throttles {
 			w.Gauges[name] = reasons[name] / float64(len(live))
 		}
@@ -237,7 +244,7 @@ func (g *GPU) gain(w *fleet.Window, devices []gpu.Device) {
 				}
 			}
 		}
-		if known {
+		if known && finite(total) {
 			w.Counters[c.name] = total
 		}
 	}

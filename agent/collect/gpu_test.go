@@ -250,3 +250,53 @@ func TestGPUInstance(t *testing.T) {
 		})
 	}
 }
+
+// TestGPUOfEngineIsLost: a GPU of the engine that no longer answers, or is no longer shown, is lost to
+// it, though it tells of no process.
+func TestGPUOfEngineIsLost(t *testing.T) {
+	_, port := listen(t)
+	a, b, c := card("a", 1, os.Getpid()), card("b", 1, os.Getpid()), card("c", 1, os.Getpid())
+	f := newFakeGPUs(0, a, b, c, card("strange", 1))
+	g := NewGPU(f, port, false)
+	g.engine, _ = findEngine(g.root, port)
+	w, _ := drainGPU(t, g)
+	gauges(t, w.Gauges, map[string]float64{fleet.GPUCount: 3, fleet.GPULost: 0})
+	for _, devices := range [][]gpu.Device{
+		{a, {UUID: "b", Lost: "gone"}, card("strange", 1)},
+		{{UUID: "unknown-1", Lost: "gone"}, a, card("strange", 1)},
+	} {
+		f.status.Record = &gpu.Record{Devices: devices}
+		w, _ = drainGPU(t, g)
+		gauges(t, w.Gauges, map[string]float64{fleet.GPUCount: 1, fleet.GPULost: 2, fleet.GPUPowerWatts: 300})
+	}
+	f.status.Record = &gpu.Record{Devices: []gpu.Device{a, b, card("c", 1), card("strange", 1)}}
+	w, _ = drainGPU(t, g) // back, and c is used by nobody now
+	gauges(t, w.Gauges, map[string]float64{fleet.GPUCount: 2, fleet.GPULost: 0})
+}
+
+// FuzzGPU: whatever records say, the window can be sent and is accepted.
+func FuzzGPU(f *testing.F) {
+	f.Add([]byte(`{"version":1,"state":"sampling","devices":[{"uuid":"a","values":{"power_watts":1e308,"energy_joules_total":-1e308}},{"uuid":"b","values":{"power_watts":1e308}}]}`),
+		[]byte(`{"version":1,"state":"sampling","devices":[{"uuid":"a","values":{"sm_clock_hertz":1e308,"sm_clock_max_hertz":1e-300,"energy_joules_total":1e308},"processes":[{"pid":1,"memory_bytes":1e308},{"pid":1,"memory_bytes":1e308}],"instances":[{"values":{}}]}]}`))
+	f.Fuzz(func(t *testing.T, one, two []byte) {
+		fake := &fakeGPUs{}
+		g := NewGPU(fake, 1, true)
+		g.engine.members = []int{1}
+		for _, line := range [][]byte{one, two, one} {
+			r, err := gpu.Parse(line)
+			if err != nil || r.State != gpu.Sampling {
+				continue
+			}
+			fake.status = gpu.Status{Record: r, Taken: gpuNow}
+			w := fleet.NewWindow("", gpuNow)
+			g.Drain(w, gpuNow)
+			pb, err := w.Proto()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fleet.FromProto(pb); err != nil {
+				t.Errorf("%v of %s", err, line)
+			}
+		}
+	})
+}

@@ -1,6 +1,8 @@
 package collect
 
 import (
+	"math"
+
 	"github.com/optiinfra/performance-agent/agent/gpu"
 	"github.com/optiinfra/performance-agent/pkg/fleet"
 )
@@ -16,36 +18,36 @@ type gpuGauge struct {
 	of string
 }
 
-func sum2(a, b float64) float64    { return a + b }
+func plus(a, b float64) float64    { return a + b }
 func least(a, b float64) float64   { return min(a, b) }
 func highest(a, b float64) float64 { return max(a, b) }
 
 var gpuGauges = []gpuGauge{
-	{name: fleet.GPUUtilizationRatio, fold: sum2, mean: true, metrics: []string{gpu.UtilizationRatio}},
-	{name: fleet.GPUMemoryUtilizationRatio, fold: sum2, mean: true, metrics: []string{gpu.MemoryUtilizationRatio}},
-	{name: fleet.GPUMemoryUsedBytes, fold: sum2, metrics: []string{gpu.MemoryUsedBytes}},
-	{name: fleet.GPUMemoryTotalBytes, fold: sum2, metrics: []string{gpu.MemoryTotalBytes}},
-	{name: fleet.GPUPowerWatts, fold: sum2, metrics: []string{gpu.PowerWatts}},
-	{name: fleet.GPUPowerLimitWatts, fold: sum2, metrics: []string{gpu.PowerLimitWatts}},
+	{name: fleet.GPUUtilizationRatio, fold: plus, mean: true, metrics: []string{gpu.UtilizationRatio}},
+	{name: fleet.GPUMemoryUtilizationRatio, fold: plus, mean: true, metrics: []string{gpu.MemoryUtilizationRatio}},
+	{name: fleet.GPUMemoryUsedBytes, fold: plus, metrics: []string{gpu.MemoryUsedBytes}},
+	{name: fleet.GPUMemoryTotalBytes, fold: plus, metrics: []string{gpu.MemoryTotalBytes}},
+	{name: fleet.GPUPowerWatts, fold: plus, metrics: []string{gpu.PowerWatts}},
+	{name: fleet.GPUPowerLimitWatts, fold: plus, metrics: []string{gpu.PowerLimitWatts}},
 	{name: fleet.GPUTemperatureCelsius, fold: highest, metrics: []string{gpu.TemperatureCelsius}},
 	{name: fleet.GPUMemoryTemperatureCelsius, fold: highest, metrics: []string{gpu.MemoryTemperatureCelsius}},
 	{name: fleet.GPUSMClockRatio, fold: least, metrics: []string{gpu.SMClockHertz}, of: gpu.SMClockMaxHertz},
 	{name: fleet.GPUMemoryClockRatio, fold: least, metrics: []string{gpu.MemoryClockHertz}, of: gpu.MemoryClockMaxHertz},
-	{name: fleet.GPUSMActiveRatio, fold: sum2, mean: true, metrics: []string{gpu.GPMSMActive}},
+	{name: fleet.GPUSMActiveRatio, fold: plus, mean: true, metrics: []string{gpu.GPMSMActive}},
 	{name: fleet.GPUSMActiveRatioMin, fold: least, metrics: []string{gpu.GPMSMActive}},
-	{name: fleet.GPUSMOccupancyRatio, fold: sum2, mean: true, metrics: []string{gpu.GPMSMOccupancy}},
-	{name: fleet.GPUTensorActiveRatio, fold: sum2, mean: true, metrics: []string{gpu.GPMTensorActive}},
-	{name: fleet.GPUDRAMActiveRatio, fold: sum2, mean: true, metrics: []string{gpu.GPMDRAMActive}},
-	{name: fleet.GPUPCIeSentBytesPerSecond, fold: sum2, metrics: []string{gpu.GPMPCIeSentBytes, gpu.PCIeSentBytes}},
-	{name: fleet.GPUPCIeReceivedBytesPerSecond, fold: sum2, metrics: []string{gpu.GPMPCIeReceivedBytes, gpu.PCIeReceivedBytes}},
-	{name: fleet.GPUNVLinkSentBytesPerSecond, fold: sum2, metrics: []string{gpu.GPMNVLinkSentBytes}},
-	{name: fleet.GPUNVLinkReceivedBytesPerSecond, fold: sum2, metrics: []string{gpu.GPMNVLinkReceivedBytes}},
+	{name: fleet.GPUSMOccupancyRatio, fold: plus, mean: true, metrics: []string{gpu.GPMSMOccupancy}},
+	{name: fleet.GPUTensorActiveRatio, fold: plus, mean: true, metrics: []string{gpu.GPMTensorActive}},
+	{name: fleet.GPUDRAMActiveRatio, fold: plus, mean: true, metrics: []string{gpu.GPMDRAMActive}},
+	{name: fleet.GPUPCIeSentBytesPerSecond, fold: plus, metrics: []string{gpu.GPMPCIeSentBytes, gpu.PCIeSentBytes}},
+	{name: fleet.GPUPCIeReceivedBytesPerSecond, fold: plus, metrics: []string{gpu.GPMPCIeReceivedBytes, gpu.PCIeReceivedBytes}},
+	{name: fleet.GPUNVLinkSentBytesPerSecond, fold: plus, metrics: []string{gpu.GPMNVLinkSentBytes}},
+	{name: fleet.GPUNVLinkReceivedBytesPerSecond, fold: plus, metrics: []string{gpu.GPMNVLinkReceivedBytes}},
 	{name: fleet.GPUPCIeGenerationRatio, fold: least, metrics: []string{gpu.PCIeLinkGeneration}, of: gpu.PCIeLinkGenerationMax},
 	{name: fleet.GPUPCIeWidthRatio, fold: least, metrics: []string{gpu.PCIeLinkWidth}, of: gpu.PCIeLinkWidthMax},
-	{name: fleet.GPUNVLinksActive, fold: sum2, metrics: []string{gpu.NVLinksActive}},
-	{name: fleet.GPUNVLinksDown, fold: sum2, metrics: []string{gpu.NVLinksDown}},
-	{name: fleet.GPURemapPending, fold: sum2, metrics: []string{gpu.RemapPending}},
-	{name: fleet.GPURemapFailed, fold: sum2, metrics: []string{gpu.RemapFailed}},
+	{name: fleet.GPUNVLinksActive, fold: plus, metrics: []string{gpu.NVLinksActive}},
+	{name: fleet.GPUNVLinksDown, fold: plus, metrics: []string{gpu.NVLinksDown}},
+	{name: fleet.GPURemapPending, fold: plus, metrics: []string{gpu.RemapPending}},
+	{name: fleet.GPURemapFailed, fold: plus, metrics: []string{gpu.RemapFailed}},
 }
 
 // set the gauge where all devices have it.
@@ -62,10 +64,15 @@ func (f gpuGauge) set(gauges map[string]float64, devices []map[string]float64) {
 		if f.mean {
 			v /= float64(len(values))
 		}
-		gauges[f.name] = v
+		if finite(v) {
+			gauges[f.name] = v
+		}
 		return
 	}
 }
+
+// finite is asked of sums, which of numbers near the largest need not be.
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // folded is a metric of all devices, where every one has it.
 func folded(devices []map[string]float64, fold func(a, b float64) float64, metric string) (total float64, ok bool) {

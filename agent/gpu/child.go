@@ -25,13 +25,22 @@ func Child(path string) Open {
 	return func(context.Context) (io.ReadCloser, error) {
 		c := &child{cmd: exec.Command(path, ReaderArguments()...), ended: make(chan struct{})}
 		if err := c.start(); err != nil {
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
-				return nil, fmt.Errorf("%w: %w", ErrNoReader, err)
-			}
-			return nil, fmt.Errorf("start the GPU reader: %w", err)
+			return nil, explain(path, err)
 		}
 		return c, nil
 	}
+}
+
+// explain says why a reader cannot be started. The kernel says of a program whose dynamic loader is
+// missing that the program is.
+func explain(path string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("start the GPU reader: %w", err)
+	}
+	if _, there := os.Stat(path); there == nil {
+		return fmt.Errorf("%w that runs here: %s needs glibc, which this image does not have", ErrNoReader, path)
+	}
+	return fmt.Errorf("%w: %w", ErrNoReader, err)
 }
 
 // ReaderArguments make a reader that ends with whoever holds its standard input.

@@ -122,7 +122,7 @@ func Metrics() []Metric {
 		{PCIeSentBytes, "sent over PCIe, in a 20 ms sample; asked only where GPM has none", false},
 		{PCIeReceivedBytes, "received over PCIe, in a 20 ms sample; asked only where GPM has none", false},
 		{NVLinksActive, "NVLinks in service", false},
-		{NVLinksDown, "NVLinks out of service", false},
+		{NVLinksDown, "NVLinks out of service; those without a peer count too", false},
 		{NVLinkFlitErrors, "NVLink flits with checksum errors", false},
 		{NVLinkDataErrors, "NVLink data packets with checksum errors", false},
 		{NVLinkReplays, "NVLink packets sent again", false},

@@ -237,6 +237,17 @@ func TestWatcherWithoutReader(t *testing.T) {
 	}
 }
 
+// TestReaderWithoutLoader: an image without glibc is told from one without the program.
+func TestReaderWithoutLoader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "perf-gpu")
+	if err := os.WriteFile(path, []byte("#!/nowhere/ld.so\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gpu.Look(t.Context(), gpu.Child(path)); !errors.Is(err, gpu.ErrNoReader) || !strings.Contains(err.Error(), "glibc") {
+		t.Errorf("error %v, want ErrNoReader that tells of glibc", err)
+	}
+}
+
 func TestLook(t *testing.T) {
 	m := newMachine(t, allValues)
 	path, pid := m.script()

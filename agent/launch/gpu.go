@@ -100,6 +100,9 @@ func (l *Launcher) startReader() (*gpuReader, error) {
 	if err != nil {
 		ours.Close()
 		out.Close()
+		if errors.Is(err, ErrCommand) { // it never will run
+			return nil, fmt.Errorf("%w that runs here: %s", ErrNoGPUReader, err.Error())
+		}
 		return nil, fmt.Errorf("start the GPU reader: %w", err)
 	}
 	return g, nil

@@ -134,6 +134,13 @@ func TestNoGPUReader(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"none":    func(*Config) {},
 		"missing": func(c *Config) { c.GPUReader = []string{"/nowhere/perf-gpu"} },
+		"no interpreter": func(c *Config) {
+			path := filepath.Join(filepath.Dir(c.StateDir), "reader")
+			if err := os.WriteFile(path, []byte("#!/nowhere/ld.so\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			c.GPUReader = []string{path}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, spec("vllm", 0), change)

@@ -33,7 +33,7 @@ type device struct {
 type place [2]int
 
 func openDevice(lib *library, index int) *device {
-	d := &device{lib: lib, Device: gpu.Device{Index: index}, gpm: newCounters(lib), cuts: map[place]*counters{}}
+	d := &device{lib: lib, Device: gpu.Device{Index: index, UUID: fmt.Sprintf("unknown-%d", index)}, gpm: newCounters(lib), cuts: map[place]*counters{}}
 	if why := lib.missing("nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"); why != "" {
 		d.Lost = why
 		return d
@@ -43,7 +43,9 @@ func openDevice(lib *library, index int) *device {
 		d.Lost = words(ret)
 		return d
 	}
-	d.UUID = lib.version("nvmlDeviceGetUUID", d.handle.GetUUID)
+	if uuid := lib.version("nvmlDeviceGetUUID", d.handle.GetUUID); uuid != "" {
+		d.UUID = uuid
+	}
 	d.Name = lib.version("nvmlDeviceGetName", d.handle.GetName)
 	if lib.missing("nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2", "nvmlDeviceGetPciInfo") == "" {
 		if p, ret := d.handle.GetPciInfo(); ret == nvml.SUCCESS {
