@@ -369,7 +369,7 @@ func TestEverySymbolMayBeMissing(t *testing.T) {
 		symbol := f[2]
 		n++
 		t.Run(symbol, func(t *testing.T) {
-			var last *gpu.Record
+			last := &gpu.Record{}
 			samples := 0
 			code := newMachine(t, allValues, symbol).run(func(r *gpu.Record) bool {
 				last = r
@@ -471,7 +471,7 @@ func TestReaderEnds(t *testing.T) {
 			if c.noLibrary {
 				m.library = "libno-such-library.so.1"
 			}
-			var last *gpu.Record
+			last := &gpu.Record{}
 			samples := 0
 			code := m.run(func(r *gpu.Record) bool {
 				last = r

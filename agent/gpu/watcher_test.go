@@ -199,6 +199,11 @@ func TestNoOrphan(t *testing.T) {
 		t.Fatal(err)
 	}
 	reader := pid()
+	t.Cleanup(func() {
+		if !gone(reader) {
+			_ = syscall.Kill(reader, syscall.SIGKILL) // it failed: not to be left
+		}
+	})
 	if err := syscall.Kill(reader, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
