@@ -16,7 +16,8 @@ type Config struct {
 	// Silence after which a reader that runs is taken as hung and replaced.
 	Silence time.Duration
 	// BackoffMin before the first restart, doubled up to BackoffMax until a reader has sampled for
-	// Steady.
+	// Steady. A reader that lost one of several devices lives longer than that, so that the others
+	// are missed for BackoffMin only when the next one looks anew.
 	BackoffMin, BackoffMax, Steady time.Duration
 	// Absent is the pause where there is no GPU, no driver or no reader: they come rarely.
 	Absent time.Duration

@@ -28,7 +28,7 @@ func main() {
 	f := flag.NewFlagSet("perf-gpu", flag.ContinueOnError)
 	f.StringVar(&o.library, "library", defaultLibrary, "NVML library to load")
 	f.DurationVar(&o.interval, "interval", time.Second, "time between two samples")
-	f.DurationVar(&o.reopen, "reopen", 30*time.Second, "age at which a reader that lost one of several devices ends, for a new one to look anew")
+	f.DurationVar(&o.reopen, "reopen", 5*time.Minute, "age at which a reader that lost one of several devices ends, for a new one to look anew")
 	f.BoolVar(&o.child, "child", false, "end when standard input ends")
 	f.BoolVar(&o.check, "check", false, "print every metric once, with value or reason, and end")
 	if err := f.Parse(os.Args[1:]); err != nil || f.NArg() > 0 || o.interval <= 0 {
