@@ -1,125 +1,113 @@
 package telemetry
 
 import (
-	"math"
+	"slices"
 	"time"
-
-	"github.com/optiinfra/performance-agent/pkg/fleet"
-	"github.com/optiinfra/performance-agent/pkg/stats"
 )
 
-// ring holds one window per second; the second number modulo its length is the slot.
+// ring holds the last windows of an instance, one per second at most, in blocks in order of time.
 type ring struct {
-	slots    []slot
+	seconds  int64
+	blocks   []*block
 	n        int // windows held
 	bytes    int
-	head     int64 // second of the newest window
+	head     int64  // second of the newest window
+	newest   packed // empty when the newest window was dropped
 	received time.Time
 }
 
-type slot struct {
-	w    *fleet.Window
-	size int
-}
-
-func newRing(seconds int) *ring { return &ring{slots: make([]slot, seconds)} }
+func newRing(seconds int) *ring { return &ring{seconds: int64(seconds)} }
 
 func second(t time.Time) int64 { return t.Unix() }
 
-func (r *ring) length() int64 { return int64(len(r.slots)) }
-
-// at returns the slot of a second, which may hold another second's window.
-func (r *ring) at(sec int64) *slot {
-	n := r.length()
-	return &r.slots[(sec%n+n)%n]
-}
-
-// peek returns the window of a second, nil when it is not held.
-func (r *ring) peek(sec int64) *fleet.Window {
-	w := r.at(sec).w
-	if w == nil || second(w.Start) != sec {
-		return nil
+// put keeps the window of a second. now is the store's clock.
+func (r *ring) put(sec int64, w packed, now time.Time) error {
+	r.expire(now)
+	b := r.block(sec)
+	if b.holds(sec) {
+		return ErrDuplicate
 	}
-	return w
-}
-
-func (r *ring) put(w *fleet.Window, size int, now time.Time) error {
-	sec := second(w.Start)
-	s := r.at(sec)
-	if s.w != nil {
-		switch held := second(s.w.Start); {
-		case held == sec:
-			return ErrDuplicate
-		case held > sec:
-			return ErrTooOld
-		}
-		r.drop(s)
+	before := b.bytes()
+	if err := b.put(sec, w); err != nil {
+		return err
 	}
-	*s = slot{w, size}
+	r.bytes += b.bytes() - before
 	r.n++
-	r.bytes += size
-	r.head = max(r.head, sec)
+	if sec >= r.head || r.newest == "" {
+		r.head, r.newest = sec, w
+	}
 	r.received = now
+	return r.seal()
+}
+
+// block of a second, made when there is none.
+func (r *ring) block(sec int64) *block {
+	number := blockOf(sec)
+	i, found := slices.BinarySearchFunc(r.blocks, number, func(b *block, n int64) int { return int(b.number - n) })
+	if !found {
+		b := &block{number: number}
+		r.blocks = slices.Insert(r.blocks, i, b)
+		r.bytes += b.bytes()
+	}
+	return r.blocks[i]
+}
+
+// seal compresses all blocks but the newest two: those are written and read most.
+func (r *ring) seal() error {
+	for i := range len(r.blocks) - 2 {
+		b := r.blocks[i]
+		before := b.bytes()
+		if err := b.seal(); err != nil {
+			return err
+		}
+		r.bytes += b.bytes() - before
+	}
 	return nil
 }
 
-func (r *ring) drop(s *slot) {
-	r.n--
-	r.bytes -= s.size
-	*s = slot{}
-}
-
-// span appends the windows that lie wholly within [from, to) and within the ring's reach.
-func (r *ring) span(found []*fleet.Window, now, from, to time.Time) []*fleet.Window {
-	first := max(second(from), second(now)-r.length()+1)
-	for sec := first; sec <= min(second(to), r.head); sec++ {
-		w := r.peek(sec)
-		if w != nil && !w.Start.Before(from) && !w.Start.Add(time.Second).After(to) {
-			found = append(found, w)
+// each calls f with the windows that begin in [first, last] and within the ring's reach, by time.
+func (r *ring) each(now time.Time, first, last int64, f func(packed) error) error {
+	first = max(first, second(now)-r.seconds+1)
+	for _, b := range r.blocks {
+		if b.number < blockOf(first) || b.number > blockOf(last) {
+			continue
+		}
+		err := b.each(func(sec int64, w packed) error {
+			if sec < first || sec > last {
+				return nil
+			}
+			return f(w)
+		})
+		if err != nil {
+			return err
 		}
 	}
-	return found
+	return nil
 }
 
-func (r *ring) newest() *fleet.Window { return r.peek(r.head) }
-
-// expire drops windows that are older than the ring is long.
+// expire drops blocks whose windows are all older than the ring is long.
 func (r *ring) expire(now time.Time) {
-	oldest := second(now) - r.length()
-	for i := range r.slots {
-		if s := &r.slots[i]; s.w != nil && second(s.w.Start) <= oldest {
-			r.drop(s)
-		}
+	oldest := blockOf(second(now) - r.seconds + 1)
+	for len(r.blocks) > 0 && r.blocks[0].number < oldest {
+		r.dropOldest()
 	}
 }
 
-// shrink drops the oldest windows until the ring is within limit, keeping the newest in any case.
+// shrink drops the oldest blocks until the ring is within limit, keeping the newest in any case.
 func (r *ring) shrink(limit int) (dropped int) {
-	for sec := r.head - r.length() + 1; sec < r.head && r.bytes > limit; sec++ {
-		if r.peek(sec) != nil {
-			r.drop(r.at(sec))
-			dropped++
-		}
+	for len(r.blocks) > 1 && r.bytes > limit {
+		dropped += r.dropOldest()
 	}
 	return dropped
 }
 
-// windowBytes estimates what a window occupies. Sketch stores grow in chunks of 64 bins.
-func windowBytes(w *fleet.Window) int {
-	const fixed, entry, source = 400, 64, 96
-	size := fixed + entry*(len(w.Counters)+len(w.Gauges)+len(w.Origin)) + source*len(w.Sources)
-	for _, s := range w.Sketches {
-		size += sketchBytes(s)
+func (r *ring) dropOldest() (dropped int) {
+	b := r.blocks[0]
+	r.blocks = slices.Delete(r.blocks, 0, 1)
+	r.bytes -= b.bytes()
+	r.n -= b.n
+	if blockOf(r.head) == b.number {
+		r.newest = ""
 	}
-	return size
-}
-
-func sketchBytes(s *stats.Sketch) int {
-	const fixed, chunk, bin = 900, 64, 8 // two stores and a mapping; bins come in chunks
-	low, high := s.Quantile(0), s.Quantile(1)
-	if math.IsNaN(low) || low <= 0 || high <= low {
-		return fixed + chunk*bin
-	}
-	bins := int(math.Log(high/low)/(2*stats.Accuracy)) + 1
-	return fixed + ((bins+chunk-1)/chunk+1)*chunk*bin
+	return b.n
 }

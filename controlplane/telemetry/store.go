@@ -34,7 +34,7 @@ var (
 type Config struct {
 	// Seconds kept per instance; default 600.
 	Seconds int
-	// BytesPerInstance and Bytes bound the memory of windows, by estimate; default 16 MiB and
+	// BytesPerInstance and Bytes bound the memory of windows, by estimate; default 1 MiB and
 	// 512 MiB. An instance over its share loses its oldest windows.
 	BytesPerInstance, Bytes int
 	// Instances followed at most; default 20,000.
@@ -54,7 +54,7 @@ func (c Config) withDefaults() Config {
 		c.Seconds = 600
 	}
 	if c.BytesPerInstance == 0 {
-		c.BytesPerInstance = 16 << 20
+		c.BytesPerInstance = 1 << 20
 	}
 	if c.Bytes == 0 {
 		c.Bytes = 512 << 20
@@ -95,23 +95,23 @@ type Stats struct {
 
 // Store of recent windows. All methods may be called from any goroutine.
 type Store struct {
-	cfg Config
+	cfg   Config
+	names *names
 
-	mu    sync.RWMutex // guards what follows; kept windows themselves never change
+	mu    sync.RWMutex // guards what follows
 	rings map[string]*ring
 	stats Stats
 }
 
 // New returns an empty store.
 func New(cfg Config) *Store {
-	return &Store{cfg: cfg.withDefaults(), rings: map[string]*ring{}}
+	return &Store{cfg: cfg.withDefaults(), names: newNames(), rings: map[string]*ring{}}
 }
 
-// Add keeps a window, in any order of arrival. The store owns it from here on: the caller must not
-// change it. A window that is not kept is counted and answered with one of this package's errors.
+// Add keeps a copy of a window, in any order of arrival. A window that is not kept is counted and answered with one of this package's errors.
 func (s *Store) Add(w *fleet.Window) error {
 	now := s.cfg.Now()
-	size := windowBytes(w)
+	raw := s.names.pack(w)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -132,14 +132,13 @@ func (s *Store) Add(w *fleet.Window) error {
 		s.rings[w.Instance] = r
 	}
 	before := r.bytes
-	err := r.put(w, size, now)
+	err := r.put(second(w.Start), raw, now)
 	s.stats.Bytes += r.bytes - before
 	switch {
 	case errors.Is(err, ErrDuplicate):
 		s.stats.Duplicate++
 		return err
 	case err != nil:
-		s.stats.TooOld++
 		return err
 	}
 	s.stats.Added++
@@ -159,38 +158,88 @@ func (s *Store) shrink(r *ring) {
 // without windows is absent from Aggregate.Instances; nothing is made up for it.
 func (s *Store) Aggregate(instances []string, from, to time.Time) (*fleet.Aggregate, error) {
 	a := fleet.NewAggregate()
-	for _, w := range s.Windows(instances, from, to) {
-		if err := a.Add(w); err != nil {
-			return nil, fmt.Errorf("merge windows: %w", err)
+	w := fleet.NewWindow("", time.Time{})
+	err := s.each(instances, from, to, func(instance string, raw packed) error {
+		w.Instance = instance
+		clear(w.Counters)
+		clear(w.Gauges)
+		err := s.names.unpackInto(w, raw, func(metric, origin string, values []byte, sum float64) error {
+			return a.Sketch(metric, origin).MergePacked(values, sum)
+		})
+		if err != nil {
+			return err
 		}
+		return a.Add(w)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("merge windows: %w", err)
 	}
 	return a, nil
 }
 
 // Windows of the instances that lie wholly within [from, to), by instance in the order given and
-// by time within each. They are shared: callers must not change them.
+// by time within each.
 func (s *Store) Windows(instances []string, from, to time.Time) []*fleet.Window {
-	now := s.cfg.Now()
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	var found []*fleet.Window
-	for _, id := range instances {
-		if r := s.rings[id]; r != nil {
-			found = r.span(found, now, from, to)
+	_ = s.each(instances, from, to, func(instance string, raw packed) error {
+		if w, err := s.names.unpack(instance, raw); err == nil { // what this process packed it can read
+			found = append(found, w)
 		}
-	}
+		return nil
+	})
 	return found
 }
 
-// Latest is the newest window of an instance; nil when there is none. It is shared: callers must
-// not change it.
-func (s *Store) Latest(instance string) *fleet.Window {
+// each calls f with the windows at rest that lie wholly within [from, to), without holding mu.
+func (s *Store) each(instances []string, from, to time.Time, f func(instance string, raw packed) error) error {
+	first, last := second(from), second(to.Add(-time.Second)) // windows begin at whole seconds
+	if from.Nanosecond() > 0 {
+		first++
+	}
+	for _, id := range instances {
+		found, err := s.found(id, first, last)
+		if err != nil {
+			return err
+		}
+		for _, raw := range found {
+			if err := f(id, raw); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) found(instance string, first, last int64) (found []packed, err error) {
+	now := s.cfg.Now()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if r := s.rings[instance]; r != nil {
-		return r.newest()
+		err = r.each(now, first, last, func(raw packed) error {
+			found = append(found, raw)
+			return nil
+		})
 	}
-	return nil
+	return found, err
+}
+
+// Latest is the newest window of an instance; nil when there is none.
+func (s *Store) Latest(instance string) *fleet.Window {
+	s.mu.RLock()
+	r := s.rings[instance]
+	var raw packed
+	if r != nil {
+		raw = r.newest
+	}
+	s.mu.RUnlock()
+	if raw == "" {
+		return nil
+	}
+	w, err := s.names.unpack(instance, raw)
+	if err != nil {
+		return nil
+	}
+	return w
 }
 
 // Instances that have windows, sorted.
@@ -212,18 +261,11 @@ type Freshness struct {
 
 // Freshness of an instance; false when it has no windows.
 func (s *Store) Freshness(instance string) (Freshness, bool) {
-	now := s.cfg.Now()
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	r := s.rings[instance]
-	if r == nil || r.newest() == nil {
+	w := s.Latest(instance)
+	if w == nil {
 		return Freshness{}, false
 	}
-	w := r.newest()
-	f := Freshness{
-		Age:      max(0, now.Sub(w.Start.Add(time.Second))),
-		Received: now.Sub(r.received),
-	}
+	f := Freshness{Age: max(0, s.cfg.Now().Sub(w.Start.Add(time.Second))), Received: s.silence(instance)}
 	for _, src := range w.Sources {
 		if src.GetStale() {
 			if f.StaleSources == nil {
@@ -233,6 +275,16 @@ func (s *Store) Freshness(instance string) (Freshness, bool) {
 		}
 	}
 	return f, true
+}
+
+// silence is how long ago a window of the instance came in.
+func (s *Store) silence(instance string) time.Duration {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if r := s.rings[instance]; r != nil {
+		return s.cfg.Now().Sub(r.received)
+	}
+	return 0
 }
 
 // Run prunes now and then until ctx ends; it returns nil.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/optiinfra/performance-agent/pkg/fleet"
 	"github.com/optiinfra/performance-agent/pkg/stats"
@@ -79,11 +80,11 @@ func TestAdd(t *testing.T) {
 		t.Error(diff)
 	}
 	c.now = noon.Add(4 * time.Second)
-	if err := s.Add(window(t, "a/1", 1, 0.1)); err != nil { // its slot holds second −9
-		t.Errorf("a newer second in a used slot: %v", err)
+	if err := s.Add(window(t, "a/1", -5, 0.1)); err != nil {
+		t.Errorf("the oldest second in reach: %v", err)
 	}
-	if err := s.Add(window(t, "a/1", -5, 0.1)); !errors.Is(err, ErrTooOld) {
-		t.Errorf("a second older than the one in its slot: %v", err)
+	if err := s.Add(window(t, "a/1", -6, 0.1)); !errors.Is(err, ErrTooOld) {
+		t.Errorf("a second out of reach: %v", err)
 	}
 }
 
@@ -229,11 +230,11 @@ func TestPruneAndForget(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.now = noon.Add(90 * time.Second)
+	c.now = noon.Add(100 * time.Second)
 	if n := s.Prune(); n != 0 || s.Stats().Windows != 0 || s.Stats().Bytes != 0 {
 		t.Errorf("%d gone, stats %+v: windows should have expired, instances not", n, s.Stats())
 	}
-	if err := s.Add(window(t, "b/1", 90, 0.1)); err != nil {
+	if err := s.Add(window(t, "b/1", 100, 0.1)); err != nil {
 		t.Fatal(err)
 	}
 	c.now = noon.Add(3 * time.Minute)
@@ -251,9 +252,9 @@ func TestPruneAndForget(t *testing.T) {
 }
 
 func TestBytesAreBounded(t *testing.T) {
-	s, _ := newStore(Config{BytesPerInstance: 20_000, Bytes: 30_000})
+	s, _ := newStore(Config{BytesPerInstance: 5_000, Bytes: 8_000})
 	add := func(id string) {
-		for sec := -60; sec < 0; sec++ {
+		for sec := -300; sec < 0; sec++ {
 			if err := s.Add(window(t, id, sec, 0.1)); err != nil {
 				t.Fatal(err)
 			}
@@ -261,7 +262,7 @@ func TestBytesAreBounded(t *testing.T) {
 	}
 	add("a/1")
 	one := s.Stats()
-	if one.Bytes > 20_000 || one.Evicted == 0 || one.Windows+int(one.Evicted) != 60 {
+	if one.Bytes > 5_000 || one.Evicted == 0 || one.Windows+int(one.Evicted) != 300 {
 		t.Errorf("one instance: %+v", one)
 	}
 	add("b/1")
@@ -269,7 +270,7 @@ func TestBytesAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	two := s.Stats()
-	if two.Bytes > 30_000 {
+	if two.Bytes > 8_000 {
 		t.Errorf("two instances: %+v", two)
 	}
 	if l := s.Latest("a/1"); !l.Start.Equal(noon) {
@@ -353,4 +354,63 @@ func TestEstimatedBytesAreHonest(t *testing.T) {
 		t.Errorf("estimate is %.2f of the heap's growth", ratio)
 	}
 	runtime.KeepAlive(s)
+}
+
+// TestPackedWindowsAreWhole: what is kept at rest, compressed or not, comes back as it was, in any order
+// of arrival.
+func TestPackedWindowsAreWhole(t *testing.T) {
+	s, _ := newStore(Config{})
+	rng := rand.New(rand.NewPCG(5, 6))
+	want := map[int64]*agentv1.Window{}
+	for _, i := range rng.Perm(200) {
+		w := window(t, "a/1", i-200, rng.ExpFloat64(), 0, rng.ExpFloat64()*100)
+		w.Epoch, w.Phase, w.Serving = rng.Uint64N(1000), agentv1.Phase_PHASE_PROBATION, i%2 == 0
+		w.Sources = []*agentv1.Source{{Name: "engine", AgeMs: rng.Int64N(5000), Stale: i%3 == 0, Error: "refused"}, {Name: "probe"}}
+		w.Gauges["g"], w.Counters["c"] = -rng.ExpFloat64(), rng.ExpFloat64()
+		if i%5 == 0 {
+			w.StartSteps = []string{"weights loaded", "warming up"}
+		}
+		pb, err := w.Proto()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[w.Start.Unix()] = pb
+		if err := s.Add(w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := s.Windows([]string{"a/1"}, noon.Add(-time.Hour), noon)
+	if len(got) != len(want) {
+		t.Fatalf("%d windows of %d", len(got), len(want))
+	}
+	for _, w := range got {
+		pb, err := w.Proto()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want[w.Start.Unix()], pb, protocmp.Transform()); diff != "" {
+			t.Fatalf("%v (-added +kept):\n%s", w.Start, diff)
+		}
+	}
+}
+
+// TestNamesAreBounded: an agent that sends ever new names does not fill the memory with them.
+func TestNamesAreBounded(t *testing.T) {
+	s, _ := newStore(Config{})
+	for i := range mostNames + 10 {
+		w := window(t, "a/1", i%599-599)
+		w.Instance = fmt.Sprint("a/", i/599)
+		w.Counters = map[string]float64{fmt.Sprint("c", i): float64(i)}
+		if err := s.Add(w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.names.all); n != mostNames {
+		t.Errorf("%d names are numbered, want %d", n, mostNames)
+	}
+	last := mostNames + 9
+	found := s.Windows([]string{fmt.Sprint("a/", last/599)}, noon.Add(-time.Hour), noon)
+	if c := found[len(found)-1].Counters; c[fmt.Sprint("c", last)] != float64(last) {
+		t.Errorf("a name that is written out: %v", c)
+	}
 }

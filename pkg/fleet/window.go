@@ -21,6 +21,8 @@ type Window struct {
 	Epoch    uint64
 	Phase    agentv1.Phase
 	Serving  bool
+	// StartSteps that the engine's log shows of its start, in order; only while not serving.
+	StartSteps []string
 }
 
 // NewWindow returns an empty window of an instance.
@@ -56,6 +58,7 @@ func (w *Window) Proto() (*agentv1.Window, error) {
 		Epoch:       w.Epoch,
 		Phase:       w.Phase,
 		Serving:     w.Serving,
+		StartSteps:  w.StartSteps,
 	}
 	for metric, s := range w.Sketches {
 		raw, err := s.Marshal()
@@ -95,6 +98,7 @@ func FromProto(pb *agentv1.Window) (*Window, error) {
 		w.Gauges[k] = v
 	}
 	w.Sources, w.Epoch, w.Phase, w.Serving = pb.GetSources(), pb.GetEpoch(), pb.GetPhase(), pb.GetServing()
+	w.StartSteps = pb.GetStartSteps()
 	return w, nil
 }
 
@@ -149,15 +153,8 @@ func (a *Aggregate) Add(w *Window) error {
 		a.StaleSecs++
 	}
 	for m, s := range w.Sketches {
-		if a.Sketches[m] == nil {
-			a.Sketches[m] = stats.NewSketch()
-			a.Origin[m] = w.Origin[m]
-		}
-		if err := a.Sketches[m].Merge(s); err != nil {
+		if err := a.Sketch(m, w.Origin[m]).Merge(s); err != nil {
 			return fmt.Errorf("%s of %s: %w", m, w.Instance, err)
-		}
-		if a.Origin[m] != w.Origin[m] {
-			a.Origin[m] = "mixed"
 		}
 	}
 	for k, v := range w.Counters {
@@ -167,6 +164,19 @@ func (a *Aggregate) Add(w *Window) error {
 		a.Gauges[k] = a.Gauges[k].add(v, w.Start)
 	}
 	return nil
+}
+
+// Sketch of a metric to merge values of a source into, made when there is none.
+func (a *Aggregate) Sketch(metric, source string) *stats.Sketch {
+	s := a.Sketches[metric]
+	switch {
+	case s == nil:
+		s = stats.NewSketch()
+		a.Sketches[metric], a.Origin[metric] = s, source
+	case a.Origin[metric] != source:
+		a.Origin[metric] = "mixed"
+	}
+	return s
 }
 
 func (g Gauge) add(v float64, at time.Time) Gauge {

@@ -131,3 +131,20 @@ func UnmarshalSketch(b []byte, sum float64) (sk *Sketch, err error) {
 	}
 	return &Sketch{dd: dd, sum: sum}, nil
 }
+
+// AppendPacked appends the compact form of the values to b: a few bytes per occupied bin, without the
+// sum and without the mapping, which is the same for all sketches of this package.
+func (s *Sketch) AppendPacked(b []byte) []byte {
+	s.dd.Encode(&b, true)
+	return b
+}
+
+// MergePacked adds values that AppendPacked wrote and their sum: whole counts exactly, fractions of a
+// count to one part in 2^52.
+func (s *Sketch) MergePacked(b []byte, sum float64) error {
+	if err := s.dd.DecodeAndMergeWith(b); err != nil {
+		return fmt.Errorf("%w: %w", ErrSketch, err)
+	}
+	s.sum += sum
+	return nil
+}

@@ -960,9 +960,11 @@ type Window struct {
 	Gauges  map[string]float64 `protobuf:"bytes,5,rep,name=gauges,proto3" json:"gauges,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	Sources []*Source          `protobuf:"bytes,6,rep,name=sources,proto3" json:"sources,omitempty"`
 	// epoch and phase at the end of the window.
-	Epoch         uint64 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Phase         Phase  `protobuf:"varint,8,opt,name=phase,proto3,enum=agent.v1.Phase" json:"phase,omitempty"`
-	Serving       bool   `protobuf:"varint,9,opt,name=serving,proto3" json:"serving,omitempty"`
+	Epoch   uint64 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Phase   Phase  `protobuf:"varint,8,opt,name=phase,proto3,enum=agent.v1.Phase" json:"phase,omitempty"`
+	Serving bool   `protobuf:"varint,9,opt,name=serving,proto3" json:"serving,omitempty"`
+	// start_steps that the engine's log shows of its start, in order; only while not serving.
+	StartSteps    []string `protobuf:"bytes,10,rep,name=start_steps,json=startSteps,proto3" json:"start_steps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1058,6 +1060,13 @@ func (x *Window) GetServing() bool {
 		return x.Serving
 	}
 	return false
+}
+
+func (x *Window) GetStartSteps() []string {
+	if x != nil {
+		return x.StartSteps
+	}
+	return nil
 }
 
 // Sketch is a DDSketch (relative accuracy 1 %, logarithmic mapping) in that library's protobuf form.
@@ -2606,7 +2615,7 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\x11unrequested_exits\x18\x10 \x01(\rR\x10unrequestedExits\"S\n" +
 	"\vWindowBatch\x12*\n" +
 	"\awindows\x18\x01 \x03(\v2\x10.agent.v1.WindowR\awindows\x12\x18\n" +
-	"\adropped\x18\x02 \x01(\x04R\adropped\"\xe8\x03\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\"\x89\x04\n" +
 	"\x06Window\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\"\n" +
@@ -2617,7 +2626,10 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\asources\x18\x06 \x03(\v2\x10.agent.v1.SourceR\asources\x12\x14\n" +
 	"\x05epoch\x18\a \x01(\x04R\x05epoch\x12%\n" +
 	"\x05phase\x18\b \x01(\x0e2\x0f.agent.v1.PhaseR\x05phase\x12\x18\n" +
-	"\aserving\x18\t \x01(\bR\aserving\x1a;\n" +
+	"\aserving\x18\t \x01(\bR\aserving\x12\x1f\n" +
+	"\vstart_steps\x18\n" +
+	" \x03(\tR\n" +
+	"startSteps\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a9\n" +
