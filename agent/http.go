@@ -62,5 +62,5 @@ func (a *agent) status(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	_ = enc.Encode(a.report(r.Context())) // the reader went away
+	_ = enc.Encode(a.report()) // the reader went away
 }

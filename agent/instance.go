@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/optiinfra/performance-agent/agent/collect"
@@ -50,7 +51,8 @@ type instance struct {
 	wire      *collect.Wire // nil where requests cannot be seen on the wire
 	gpu       *collect.GPU  // nil where GPUs are not read
 	traffic   *traffic
-	machine   *probation.Machine // set by open
+	steps     atomic.Pointer[[]string] // of the engine's start; nil while serving
+	machine   *probation.Machine       // set by open
 	said      once
 }
 
@@ -75,11 +77,26 @@ func newInstance(cfg Engine, agentID string, c Config, all adapters, up upstream
 // startLimit is how long a question about an engine's start may take.
 const startLimit = 500 * time.Millisecond
 
-// startSteps reads from the engine's log how far its start has come; none without a launcher.
-func (in *instance) startSteps(ctx context.Context) []string {
-	if in.client == nil {
-		return nil
+// startSteps of an engine that is not serving, as its log showed them last.
+func (in *instance) startSteps() []string {
+	if steps := in.steps.Load(); steps != nil {
+		return *steps
 	}
+	return nil
+}
+
+// followStart keeps startSteps up to date.
+func (in *instance) followStart(ctx context.Context) {
+	if serving, _ := in.machine.Serving(); serving || in.client == nil {
+		in.steps.Store(nil)
+		return
+	}
+	steps := in.readStart(ctx)
+	in.steps.Store(&steps)
+}
+
+// readStart reads from the engine's log how far its start has come.
+func (in *instance) readStart(ctx context.Context) []string {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	s, err := in.client.Status(ctx)
@@ -155,7 +172,7 @@ func (in *instance) collected() collect.Instance {
 	}
 	return collect.Instance{ID: in.id, Sources: sources, State: func() collect.State {
 		s := in.machine.State()
-		return collect.State{Epoch: s.GetRunningEpoch(), Phase: s.GetPhase(), Serving: s.GetServing()}
+		return collect.State{Epoch: s.GetRunningEpoch(), Phase: s.GetPhase(), Serving: s.GetServing(), StartSteps: in.startSteps()}
 	}}
 }
 
@@ -179,6 +196,7 @@ func (in *instance) watch(ctx context.Context) error {
 			in.describe(ctx)
 			last = time.Now()
 		}
+		in.followStart(ctx)
 		select {
 		case <-ctx.Done():
 			ticker.Stop()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"strings"
 	"time"
 
@@ -66,19 +65,19 @@ type sourceStatus struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-func (a *agent) report(ctx context.Context) statusReport {
+func (a *agent) report() statusReport {
 	s := a.reporter.Status()
 	out := statusReport{AgentID: a.id, Version: version.String(), ControlPlane: linkStatus{
 		Connected: s.Connected, Address: s.Address, NodeID: s.NodeID, Since: s.Since, Problem: s.Problem,
 		Reconnects: s.Reconnects, UnsentWindows: s.Unsent, DroppedWindows: s.Dropped,
 	}, GPUs: a.gpus.status(time.Now())}
 	for _, in := range a.instances {
-		out.Engines = append(out.Engines, a.engineStatus(ctx, in))
+		out.Engines = append(out.Engines, a.engineStatus(in))
 	}
 	return out
 }
 
-func (a *agent) engineStatus(ctx context.Context, in *instance) engineStatus {
+func (a *agent) engineStatus(in *instance) engineStatus {
 	d, state := in.adapter.described(), in.machine.State()
 	serving, why := in.machine.Serving()
 	e := engineStatus{
@@ -92,7 +91,7 @@ func (a *agent) engineStatus(ctx context.Context, in *instance) engineStatus {
 		MissingSignals: in.source.Status().Missing, Warnings: d.GetWarnings(),
 	}
 	if !serving {
-		e.Start = in.startSteps(ctx)
+		e.Start = in.startSteps()
 	}
 	if w := a.collector.Last(in.id); w != nil {
 		for _, s := range w.Sources {

@@ -174,9 +174,17 @@ func enginesTable(w io.Writer, v any) {
 	fmt.Fprintln(w, "ENGINE\tGROUP\tKIND\tVERSION\tPHASE\tIN ROTATION\tEPOCH\tHEALTH")
 	for _, a := range v.(*api.List[api.Agent]).Items {
 		for _, e := range a.Engines {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%t\t%d\t%s\n", e.Name, e.Group, e.Engine, e.Version, e.Phase, e.Serving, e.RunningEpoch, e.Health)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%t\t%d\t%s\n", e.Name, e.Group, e.Engine, e.Version, e.Phase, e.Serving, e.RunningEpoch, healthWords(e))
 		}
 	}
+}
+
+// healthWords of an engine; while it starts, with the step it has reached.
+func healthWords(e api.Engine) string {
+	if n := len(e.StartSteps); n > 0 {
+		return strings.TrimPrefix(e.Health+"; starting: "+e.StartSteps[n-1], "; ")
+	}
+	return e.Health
 }
 
 func groupsTable(w io.Writer, v any) {

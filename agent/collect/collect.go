@@ -27,6 +27,8 @@ type State struct {
 	Epoch   uint64
 	Phase   agentv1.Phase
 	Serving bool
+	// StartSteps that the engine's log shows of its start; only while not serving.
+	StartSteps []string
 }
 
 // Instance is one engine and what is known about it.
@@ -92,7 +94,7 @@ func (c *Collector) close(now time.Time) {
 			w.Sources = append(w.Sources, s.Drain(w, now))
 		}
 		st := in.State()
-		w.Epoch, w.Phase, w.Serving = st.Epoch, st.Phase, st.Serving
+		w.Epoch, w.Phase, w.Serving, w.StartSteps = st.Epoch, st.Phase, st.Serving, st.StartSteps
 		c.mu.Lock()
 		c.last[in.ID] = w
 		c.mu.Unlock()

@@ -41,6 +41,8 @@ type Cluster interface {
 // Telemetry is the leader's view of recent windows.
 type Telemetry interface {
 	Aggregate(instances []string, from, to time.Time) (*fleet.Aggregate, error)
+	// Latest window of an instance; nil when there is none. Callers must not change it.
+	Latest(instance string) *fleet.Window
 }
 
 // Advisor answers questions that need analysis of live telemetry. It runs on the leader.

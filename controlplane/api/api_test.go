@@ -33,6 +33,7 @@ type fakeNode struct {
 	leader    bool
 	leaderURL string
 	behind    error // why this node cannot tell yet what was acknowledged
+	latest    map[string]*fleet.Window
 }
 
 func (n *fakeNode) Propose(_ context.Context, typ commandv1.CommandType, payload proto.Message, id, actor string) (fsm.Result, error) {
@@ -80,6 +81,12 @@ func (n *fakeNode) Aggregate(ids []string, from, _ time.Time) (*fleet.Aggregate,
 		}
 	}
 	return a, nil
+}
+
+func (n *fakeNode) Latest(instance string) *fleet.Window {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.latest[instance]
 }
 
 func (n *fakeNode) Findings(_ context.Context, group string) ([]*commandv1.Finding, error) {
@@ -352,6 +359,23 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	for _, p := range []string{"/health", "/groups/{id}", "/metrics/kv-cache", "/optimize/batch", "/rollout/rollback", "/workflows/{id}/approve", "/events"} {
 		if paths[p] == nil {
 			t.Errorf("%s is not described", p)
+		}
+	}
+}
+
+// TestStartSteps: an engine's answer tells how far its start has come, as long as that is news.
+func TestStartSteps(t *testing.T) {
+	n, srv := newServer(t)
+	fresh, old := fleet.NewWindow("agent-0/e", time.Now().Add(-2*time.Second)), fleet.NewWindow("agent-1/e", time.Now().Add(-time.Minute))
+	fresh.StartSteps, old.StartSteps = []string{"weights loaded", "profiling"}, []string{"weights loaded"}
+	n.mu.Lock()
+	n.latest = map[string]*fleet.Window{fresh.Instance: fresh, old.Instance: old}
+	n.mu.Unlock()
+	for agent, want := range map[string][]string{"agent-0": fresh.StartSteps, "agent-1": nil, "agent-2": nil} {
+		_, a := call(t, http.MethodGet, srv.URL+"/agents/"+agent, "")
+		got, _ := a["engines"].([]any)[0].(map[string]any)["start_steps"].([]any)
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s: steps %q, want %q", agent, got, want)
 		}
 	}
 }

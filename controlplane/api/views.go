@@ -33,6 +33,7 @@ type Engine struct {
 	FailedReason    string            `json:"failed_reason,omitempty"`
 	FailedLog       string            `json:"failed_log,omitempty" doc:"the engine's last lines before it was taken back"`
 	Health          string            `json:"health,omitempty"`
+	StartSteps      []string          `json:"start_steps,omitempty" doc:"what the engine's log shows of its start, in order, while it is not serving"`
 	OperatorDrained bool              `json:"operator_drained"`
 	CutRequests     uint32            `json:"cut_requests" doc:"requests that the last drain had to cut at its limit"`
 	Settings        map[string]string `json:"settings" doc:"knobs in effect as far as they are known"`
@@ -233,10 +234,22 @@ func (s *Server) engineView(in *commandv1.Instance) Engine {
 		Version: in.GetEngineVersion(), Model: in.GetModel(), Hardware: in.GetHardware(), URL: in.GetUrl(), ReadyURL: in.GetReadyUrl(),
 		Reachable: in.GetReachable(), Serving: st.GetServing() && in.GetReachable(), Phase: enumWord(st.GetPhase(), "PHASE_"),
 		RunningEpoch: st.GetRunningEpoch(), LastKnownGood: st.GetLkgEpoch(), FailedEpoch: st.GetFailedEpoch(),
-		FailedReason: st.GetFailedReason(), FailedLog: st.GetFailedLog(), Health: st.GetHealth(),
+		FailedReason: st.GetFailedReason(), FailedLog: st.GetFailedLog(), Health: st.GetHealth(), StartSteps: s.startSteps(in.GetId()),
 		OperatorDrained: in.GetOperatorDrain(), CutRequests: st.GetCutRequests(), Settings: settingsInEffect(in, body),
 	}
 }
+
+// startSteps of an engine, unless what is known of them is old.
+func (s *Server) startSteps(instance string) []string {
+	w := s.telemetry.Latest(instance)
+	if w == nil || time.Since(w.Start) > stepsFresh {
+		return nil
+	}
+	return w.StartSteps
+}
+
+// stepsFresh is how long the steps of a start count after the second in which they were reported.
+const stepsFresh = 10 * time.Second
 
 func (s *Server) groupView(g *commandv1.Group, withEngines bool) Group {
 	v := Group{

@@ -14,7 +14,7 @@ import (
 	"github.com/optiinfra/performance-agent/test/real/engine"
 )
 
-var update = flag.Bool("update", false, "write what the real engine shows to the golden file of the contract")
+var update = flag.Bool("update", false, "write what the real engine shows to the golden files of the contract and the adapters")
 
 // TestContract plays the script to the real engine. What it shows is the golden file that the
 // simulated one is held to, so it has to show it again.

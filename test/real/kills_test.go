@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/optiinfra/performance-agent/agent/loadtest"
+	"github.com/optiinfra/performance-agent/controlplane/api"
 	"github.com/optiinfra/performance-agent/controlplane/client"
 	"github.com/optiinfra/performance-agent/test/real/demo/stage"
 	"github.com/optiinfra/performance-agent/test/real/engine"
@@ -214,11 +215,26 @@ func (k *kills) replaced(tree []int) {
 	out := time.Since(from)
 	k.wait(fmt.Sprintf("the old processes %v are gone", tree), goneTime, func() bool { return k.gone(tree) })
 	gone := time.Since(from)
+	k.startIsTold()
 	if err := k.stage.WaitServing(k.t.Context()); err != nil {
 		k.t.Fatal(err)
 	}
 	k.t.Logf("out of rotation after %.1f s, %d old processes gone after %.1f s, serving again after %.1f s", out.Seconds(), len(tree), gone.Seconds(), time.Since(from).Seconds())
 	k.answered(5)
+}
+
+// startIsTold: while the engine starts, the control plane tells how far it has come.
+func (k *kills) startIsTold() {
+	k.t.Helper()
+	var last api.Engine
+	k.wait("the control plane tells the steps of the start", engine.StartLimit, func() bool {
+		e, err := k.stage.Engine(k.t.Context(), k.r)
+		if err == nil {
+			last = e
+		}
+		return err == nil && !e.Serving && len(e.StartSteps) > 0
+	})
+	k.t.Logf("starting: %s", strings.Join(last.StartSteps, "; "))
 }
 
 func (k *kills) gone(pids []int) bool {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/optiinfra/performance-agent/agent/launch"
+	"github.com/optiinfra/performance-agent/controlplane/api"
 	"github.com/optiinfra/performance-agent/controlplane/client"
 	"github.com/optiinfra/performance-agent/test/real/engine"
 )
@@ -241,6 +242,22 @@ func (s *Stage) Status(ctx context.Context, r *Replica) (Sidecar, error) {
 		return Sidecar{}, fmt.Errorf("status of %s: %w: %.200s", r.Name, errors.Join(err), raw)
 	}
 	return out.Engines[0], nil
+}
+
+// Engine as the control plane shows it.
+func (s *Stage) Engine(ctx context.Context, r *Replica) (api.Engine, error) {
+	var agents api.List[api.Agent]
+	if err := s.Control.Get(ctx, "/agents", &agents); err != nil {
+		return api.Engine{}, err
+	}
+	for _, a := range agents.Items {
+		for _, e := range a.Engines {
+			if e.Name == r.Name {
+				return e, nil
+			}
+		}
+	}
+	return api.Engine{}, fmt.Errorf("the control plane knows no engine %s", r.Name)
 }
 
 // Close ends everything and says what outlived its parent. Logs are kept in LogDir when it fails.
