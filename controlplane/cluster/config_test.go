@@ -133,6 +133,7 @@ func TestEmptyFolderJoinsExisting(t *testing.T) {
 	servers := startAll(t, 3)
 	leader := leaderOf(t, servers)
 	put(t, leader, "chat")
+	eventually(t, "the cluster has its id", func() bool { return leader.machine.Cluster().ID != "" })
 	id := leader.machine.Cluster().ID
 	lost := others(servers, leader)[0]
 	lost.kill(t)
