@@ -14,12 +14,13 @@ func TestDrain(t *testing.T) {
 		flags         []string
 		health        int // 0: connection refused
 		newcomer      int
+		says          string // in the newcomer's answer
 		finishes      bool
 	}{
-		{"with timeout", "vllm", []string{"--shutdown-timeout", "20"}, 200, 500, true},
-		{"default aborts", "vllm", nil, -1, -1, false},
-		{"drains", "sglang", nil, 503, 200, true},
-		{"closes the port", "tgi", nil, 0, 0, true},
+		{"with timeout", "vllm", []string{"--shutdown-timeout", "20"}, 200, 200, `"finish_reason":"abort"`, true},
+		{"default aborts", "vllm", nil, -1, -1, "", false},
+		{"drains", "sglang", nil, 503, 200, `"finish_reason":"length"`, true},
+		{"closes the port", "tgi", nil, 0, 0, "", true},
 	}
 	for _, c := range cases {
 		t.Run(c.dialect+"/"+c.name, func(t *testing.T) {
@@ -37,8 +38,16 @@ func TestDrain(t *testing.T) {
 			p.cancel()
 			if c.health >= 0 {
 				p.until("health says so", func() bool { return p.status(http.MethodGet, "/health", "") == c.health })
+				if c.dialect == "vllm" { // whose health is the same before
+					p.until("it drains", func() bool { return strings.Contains(p.out.String(), "[shutdown] draining") })
+				}
 				if got := p.status(http.MethodPost, "/v1/completions", completion(3, 1, false)); got != c.newcomer {
 					t.Errorf("newcomer got %d, want %d", got, c.newcomer)
+				}
+				if c.says != "" {
+					if _, body := p.post("/v1/completions", completion(3, 1, false)); !strings.Contains(body, c.says) {
+						t.Errorf("newcomer got %s, want %s", body, c.says)
+					}
 				}
 			}
 			r := <-done
@@ -59,7 +68,7 @@ func running(page string) bool {
 			return false
 		}
 	}
-	return strings.Contains(page, "vllm:") || strings.Contains(page, "tgi_batch_current_size") || strings.Contains(page, "sglang:queue_time_seconds_count")
+	return strings.Contains(page, "vllm:") || strings.Contains(page, "tgi_batch_current_size") || strings.Contains(page, `sglang:num_running_reqs{engine_type="unified",model_name="m",moe_ep_rank="0",pp_rank="0",tp_rank="0"} 1.0`)
 }
 
 // status of a request on a fresh connection; 0 when none can be made.
@@ -90,15 +99,14 @@ func TestGraceEndsATGIDrain(t *testing.T) {
 
 func TestStarting(t *testing.T) {
 	scale := []string{"--sim-start-scale", "0.02"}
-	t.Run("vllm hangs", func(t *testing.T) {
+	t.Run("vllm refuses", func(t *testing.T) {
 		t.Parallel()
 		p := launch(t, "vllm", scale, "--enforce-eager")
-		p.until("the port is bound", func() bool { return strings.Contains(p.out.String(), "Initializing a V1 LLM engine") })
-		began := time.Now()
-		status, _ := p.get("/health")
-		if waited := time.Since(began); status != http.StatusOK || waited < 300*time.Millisecond {
-			t.Errorf("health answered %d after %v, want a wait for the engine and then 200", status, waited)
+		p.until("the engine starts", func() bool { return strings.Contains(p.out.String(), "Initializing a V1 LLM engine") })
+		if got := p.status(http.MethodGet, "/health", ""); got != 0 {
+			t.Errorf("health answered %d before the engine was there", got)
 		}
+		p.until("health answers", func() bool { return p.status(http.MethodGet, "/health", "") == http.StatusOK })
 	})
 	t.Run("sglang answers 503", func(t *testing.T) {
 		t.Parallel()
@@ -129,12 +137,15 @@ func TestStarting(t *testing.T) {
 
 func TestSGLangHealthGenerates(t *testing.T) {
 	p := start(t, "sglang")
+	_, before := p.get("/metrics")
 	began := time.Now()
 	status, _ := p.get("/health")
 	if took := time.Since(began); status != http.StatusOK || took < time.Second {
 		t.Errorf("idle: %d after %v, want 200 after at least a second", status, took)
 	}
-	if _, page := p.get("/metrics"); strings.Contains(page, "sglang:num_requests_total") {
-		t.Error("a health probe shows in the metrics")
+	_, after := p.get("/metrics")
+	const counter = "sglang:num_requests_total{"
+	if a, b := grep(before, counter), grep(after, counter); a != b || a == "" {
+		t.Errorf("requests before and after a health probe:\n%s%s", a, b)
 	}
 }

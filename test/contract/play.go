@@ -89,7 +89,7 @@ var everybody = []call{
 	{name: "no tokens wanted", path: "/v1/completions", body: `{"model":"tiny","prompt":PROMPT,"max_tokens":-1}`},
 	{name: "too long", path: "/v1/completions", body: `{"model":"tiny","prompt":LONG,"max_tokens":1}`},
 	{name: "too long, streamed", path: "/v1/completions", body: `{"model":"tiny","prompt":LONG,"max_tokens":1,"stream":true}`},
-	{name: "too long with its answer", path: "/v1/completions", body: `{"model":"tiny","prompt":PROMPT,"max_tokens":2040}`},
+	{name: "too long with its answer", path: "/v1/completions", body: `{"model":"tiny","prompt":PROMPT,"max_tokens":2040,"ignore_eos":true}`},
 }
 
 // prompt of n tokens that none before began with.
@@ -271,6 +271,7 @@ func (p *player) metrics(ctx context.Context, step string) {
 	kind, text := p.get(ctx, "")
 	p.note(step, "type", kind)
 	families := readPage(text).families()
+	p.note(step, "empty", strconv.FormatBool(len(families) == 0))
 	for _, f := range slices.Sorted(maps.Keys(families)) {
 		p.note(step, f, families[f])
 	}
@@ -361,9 +362,13 @@ func (p *player) abort(ctx context.Context) {
 	s.cancel()
 	<-s.done
 	after := before
-	wait(ctx, patience, func() bool {
+	wait(ctx, 5*silence, func() bool {
 		after = p.page(ctx)
 		return after.sum(p.aborted) > before.sum(p.aborted)
+	})
+	wait(ctx, silence, func() bool { // the other counter may move a little later
+		after = p.page(ctx)
+		return after.sum(p.counters[0]) > before.sum(p.counters[0])
 	})
 	p.note("client leaves", p.aborted, fmt.Sprintf("%+g", after.sum(p.aborted)-before.sum(p.aborted)))
 	p.note("client leaves", p.counters[0], fmt.Sprintf("%+g", after.sum(p.counters[0])-before.sum(p.counters[0])))

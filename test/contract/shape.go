@@ -9,6 +9,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -85,7 +86,7 @@ var verdict = regexp.MustCompile(`'type': '[^']*'|'msg': (?:'[^']*'|"[^"]*")`)
 // summary cuts a validation error, which spells out Python objects and files, to what is wrong.
 func summary(message string) string {
 	head, rest, found := strings.Cut(message, " validation error")
-	if !found {
+	if _, err := strconv.Atoi(head); !found || err != nil {
 		return message
 	}
 	rest, _, _ = strings.Cut(rest, "\n\n")

@@ -107,7 +107,7 @@ var dialects = map[string]dialect{
 			{"serving", `Connected`},
 		},
 		draining: `Terminating webserver|Shutting down shards`,
-		counters: []string{`tgi_request_success`, `tgi_request_duration_count`},
+		counters: []string{`tgi_request_success`, `tgi_request_duration_count`, `tgi_request_count`},
 		aborted:  `tgi_request_failure{err="dropped"}`,
 		texts:    true,
 	},

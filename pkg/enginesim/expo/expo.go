@@ -178,6 +178,29 @@ func (r *Registry) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
+// WriteOpenMetrics writes the page in OpenMetrics as Python's library does for clients that do not
+// know of colons: TYPE and HELP lines keep them, without a counter's _total; the samples' names have
+// underscores.
+func (r *Registry) WriteOpenMetrics(w io.Writer) (int64, error) {
+	var b strings.Builder
+	for line := range strings.Lines(string(r.page())) {
+		if kind, rest, _ := strings.Cut(line, " "); kind == "#" {
+			word, rest, _ := strings.Cut(rest, " ")
+			name, text, _ := strings.Cut(rest, " ")
+			b.WriteString("# " + word + " " + strings.TrimSuffix(name, "_total") + " " + text)
+			continue
+		}
+		name, rest, labelled := strings.Cut(line, "{")
+		b.WriteString(strings.ReplaceAll(name, ":", "_"))
+		if labelled {
+			b.WriteString("{" + rest)
+		}
+	}
+	b.WriteString("# EOF\n")
+	n, err := io.WriteString(w, b.String())
+	return int64(n), err
+}
+
 func (r *Registry) page() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -109,6 +109,20 @@ s_count 4
 	}
 }
 
+func TestOpenMetrics(t *testing.T) {
+	r := New(Multiprocess, 0)
+	r.Counter("a:b_total", "Things: all.").With("model", "x:y").Add(3)
+	r.Gauge("a:g", "").With().Set(1)
+	var b strings.Builder
+	if _, err := r.WriteOpenMetrics(&b); err != nil {
+		t.Fatal(err)
+	}
+	want := "# HELP a:b Things: all.\n# TYPE a:b counter\na_b_total{model=\"x:y\"} 3.0\n# TYPE a:g gauge\na_g 1.0\n# EOF\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestNumbers(t *testing.T) {
 	for _, c := range []struct {
 		v            float64

@@ -74,7 +74,7 @@ func (e *Engine) Submit(r Request) (*Call, error) {
 		c.MaxNewTokens = r.OutputTokens
 	}
 	e.calls[c.ID] = c
-	if !r.Internal {
+	if !r.Internal && !r.Own {
 		e.accepted++
 		e.faults.accepted(e.accepted, e.log)
 	}
@@ -90,6 +90,7 @@ type Request struct {
 	des.Request // its ID is given by Submit
 	Streamed    bool
 	Internal    bool
+	Own         bool // sent by the server itself: planted faults do not count it
 }
 
 // Cancel takes a call out of the engine; its Next then reports the end.

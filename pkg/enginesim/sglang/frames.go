@@ -1,9 +1,11 @@
 package sglang
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/optiinfra/performance-agent/pkg/enginesim/live"
 	"github.com/optiinfra/performance-agent/pkg/enginesim/wire"
@@ -72,19 +74,81 @@ func answer(q wire.Request, id, model string, created int64, text, finish string
 	if q.Chat {
 		object, body = "chat.completion", `"message":{"role":"assistant","content":`+strconv.Quote(text)+`,"reasoning_content":null,"tool_calls":null}`
 	}
-	return fmt.Sprintf(`{"id":%q,"object":%q,"created":%d,"model":%q,"choices":[{"index":0,%s,"logprobs":null,"finish_reason":%q,"matched_stop":null}],"usage":%s,"metadata":{"weight_version":"default"}}`,
+	return fmt.Sprintf(`{"id":%q,"object":%q,"created":%d,"model":%q,"choices":[{"index":0,%s,"logprobs":null,"finish_reason":%q,"matched_stop":null}],"usage":%s,"metadata":{"weight_version":"default","weight_versions":[{"version":"default","start":0,"end":0}]}}`,
 		id, object, created, model, body, finish, usage(c, c.Seen()))
 }
 
-// native is one object of /generate.
-func native(id, text, finish string, n int, c *live.Call) string {
-	reason := "null"
-	if finish != "" {
-		reason = fmt.Sprintf(`{"type":%q,"length":%d}`, finish, n)
-	}
-	return fmt.Sprintf(`{"text":%q,"meta_info":{"id":%q,"finish_reason":%s,"prompt_tokens":%d,"weight_version":"default","completion_tokens":%d,"cached_tokens":%d}}`,
-		text, id, reason, c.PromptTokens, n, c.Cached)
+// meta is what /generate tells about a request: the parts of its time once they are known, in seconds.
+type meta struct {
+	ID           string        `json:"id"`
+	Finish       *finishReason `json:"finish_reason"`
+	Prompt       int           `json:"prompt_tokens"`
+	Completion   int           `json:"completion_tokens"`
+	Reasoning    int           `json:"reasoning_tokens"`
+	Cached       int           `json:"cached_tokens"`
+	Retractions  int           `json:"num_retractions"`
+	Weights      string        `json:"weight_version"`
+	Queued       float64       `json:"queue_time"`
+	Prefetched   float64       `json:"storage_prefetch_wait"`
+	Staged       float64       `json:"storage_staging_wait"`
+	Entered      float64       `json:"forward_entry_time"`    // since the start of the engine
+	PrefillEnded float64       `json:"prefill_finished_time"` // as well
+	Sent         float64       `json:"response_sent_to_client_ts,omitempty"`
+	*whole
 }
+
+// whole is what only the last answer of a request tells.
+type whole struct {
+	Received   float64          `json:"request_received_ts"`
+	Dispatched float64          `json:"api_server_dispatch_finish_ts"`
+	Finished   float64          `json:"request_finished_ts"`
+	Latency    float64          `json:"e2e_latency"`
+	First      float64          `json:"first_token_latency"`
+	Decoded    float64          `json:"decode_throughput"` // tokens per second
+	Versions   []map[string]any `json:"weight_versions"`
+}
+
+type finishReason struct {
+	Type   string `json:"type"`
+	Length int    `json:"length"`
+}
+
+// native is one object of /generate; finish is empty but for the last.
+func native(id, text, finish string, n int, c *live.Call) string {
+	now := float64(time.Now().UnixMicro()) / 1e6
+	m := meta{
+		ID: id, Prompt: c.PromptTokens, Completion: n, Cached: c.Cached, Weights: "default",
+		Queued: c.Queued().Seconds(), Entered: c.Admitted.Seconds(), PrefillEnded: c.FirstToken.Seconds(),
+	}
+	if n == 1 || finish != "" {
+		m.Sent = now
+	}
+	if finish != "" {
+		took, first := c.LastToken-c.Arrived, c.FirstToken-c.Arrived
+		m.Finish = &finishReason{finish, n}
+		m.Retractions = c.Preemptions
+		m.whole = &whole{
+			Received: now - took.Seconds(), Dispatched: now - took.Seconds(), Finished: now, Latency: took.Seconds(), First: first.Seconds(),
+			Decoded: float64(n) / max(took-first, time.Millisecond).Seconds(), Versions: []map[string]any{{"version": "default", "start": 0, "end": n}},
+		}
+	}
+	ids := make([]int, n)
+	for i := range ids {
+		ids[i] = firstID + i
+	}
+	b, err := json.Marshal(struct {
+		Text string `json:"text"`
+		IDs  []int  `json:"output_ids"`
+		Meta meta   `json:"meta_info"`
+	}{text, ids, m})
+	if err != nil {
+		panic(err) // numbers and texts alone
+	}
+	return string(b)
+}
+
+// firstID is the number of an answer's first token in /generate: the simulated model has no vocabulary.
+const firstID = 100
 
 // nativeFrames streams /generate: the text so far in each event, or only what is new.
 func nativeFrames(id string, c *live.Call, incremental bool) wire.Frames {

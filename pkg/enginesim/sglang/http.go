@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -69,9 +70,14 @@ func (s *server) handler() http.Handler {
 
 // route adds a path with key check and the HTTP counters.
 func (s *server) route(mux *http.ServeMux, path string, guarded bool, next http.HandlerFunc) {
+	posted := path == "/generate" || strings.HasSuffix(path, "/completions")
 	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		if guarded && s.set.apiKey != "" && r.Header.Get("Authorization") != "Bearer "+s.set.apiKey {
 			wire.JSON(w, http.StatusUnauthorized, map[string]string{"error": "Unauthorized"})
+			return
+		}
+		if posted && r.Method != http.MethodPost && r.Method != http.MethodPut {
+			wire.JSON(w, http.StatusMethodNotAllowed, map[string]string{"detail": "Method Not Allowed"})
 			return
 		}
 		labels := []string{"endpoint", path, "method", r.Method}
@@ -125,6 +131,37 @@ func (s *server) alive(ctx context.Context) bool {
 	return true
 }
 
+// failNative writes an error as /generate does.
+func failNative(w http.ResponseWriter, text string) {
+	wire.JSON(w, http.StatusBadRequest, map[string]any{"error": map[string]string{"message": text}})
+}
+
+// bad answers a request that cannot be read, in the words of SGLang's validation.
+func bad(w http.ResponseWriter, err error) {
+	kind, where, text := "value_error", "", err.Error()
+	if e, ok := errors.AsType[*wire.BodyError](err); ok {
+		switch where = e.Field; e.Field {
+		case "":
+			kind, text = "json_invalid", "JSON decode error"
+		case "prompt":
+			kind, text = "missing", "Field required"
+		case "max_tokens":
+			text = "Value error, max_tokens must be positive"
+		}
+	}
+	fail(w, http.StatusBadRequest, "Bad Request", fmt.Sprintf("1 validation error:\n  {'type': '%s', 'loc': ('body', '%s'), 'msg': '%s'}", kind, where, text))
+}
+
+// warmUp is the request that every server sends to itself before it says that it serves.
+func (s *server) warmUp(ctx context.Context) bool {
+	call, err := s.engine.Submit(live.Request{Own: true, Request: des.Request{PromptTokens: 4, OutputTokens: 8}})
+	if err != nil {
+		return false
+	}
+	_, err = wire.Collect(ctx, wire.Answer{Call: call, Word: func(int) string { return "" }})
+	return err == nil
+}
+
 // fail writes an error as the OpenAI-compatible routes do.
 func fail(w http.ResponseWriter, code int, kind, text string) {
 	wire.JSON(w, code, errorBody(code, kind, text))
@@ -140,7 +177,7 @@ func (s *server) openAI(chat bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		q, err := wire.Read(r, chat)
 		if err != nil {
-			fail(w, http.StatusBadRequest, "BadRequestError", err.Error())
+			bad(w, err)
 			return
 		}
 		if q.Model == "" {
@@ -174,7 +211,7 @@ func (s *server) native(w http.ResponseWriter, r *http.Request) {
 		} `json:"sampling_params"`
 	}
 	if err := wire.Decode(r, &body); err != nil {
-		wire.JSON(w, http.StatusBadRequest, map[string]any{"error": map[string]string{"message": err.Error()}})
+		failNative(w, err.Error())
 		return
 	}
 	q := wire.Request{Stream: body.Stream, IgnoreEOS: body.Sampling.IgnoreEOS, Parts: []string{body.Text}, Tokens: body.InputIDs}
@@ -193,12 +230,21 @@ type generation struct {
 	prompt  sim.Prompt
 	limit   int
 	id      string
-	created int64
+	created int64 // 0 on the native route
 	frames  func(*live.Call) wire.Frames
 	body    func(c *live.Call, text, finish string) string
 }
 
 func (s *server) run(w http.ResponseWriter, r *http.Request, g generation) {
+	if g.prompt.Tokens >= s.set.core.MaxModelLen {
+		text := fmt.Sprintf("The input (%d tokens) is longer than the model's context length (%d tokens).", g.prompt.Tokens, s.set.core.MaxModelLen)
+		if g.created == 0 {
+			failNative(w, text)
+			return
+		}
+		fail(w, http.StatusBadRequest, "BadRequestError", text)
+		return
+	}
 	if total := g.prompt.Tokens + g.limit; g.prompt.Tokens == 0 || total > s.set.core.MaxModelLen {
 		fail(w, http.StatusBadRequest, "BadRequestError", fmt.Sprintf("Requested token count exceeds the model's maximum context length of %d tokens. You requested a total of %d tokens: %d tokens from the input messages and %d tokens for the completion. "+
 			"Please reduce the number of tokens in the input messages or the completion to fit within the limit.", s.set.core.MaxModelLen, total, g.prompt.Tokens, g.limit))
@@ -237,18 +283,31 @@ func (s *server) reply(ctx context.Context, w http.ResponseWriter, g generation,
 // refuse answers a request that the engine did not take. A streamed one gets status 200 with an error
 // event: whoever looks at the status alone sees a success.
 func (s *server) refuse(w http.ResponseWriter, g generation, err error) {
-	code, kind, text := http.StatusServiceUnavailable, "ServiceUnavailable", "The request queue is full."
+	code, kind, plain, text := http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "503", "The request queue is full."
 	if !errors.Is(err, des.ErrQueueFull) {
-		code, kind, text = http.StatusBadRequest, "BadRequestError", err.Error()
+		code, kind, plain, text = http.StatusBadRequest, "BadRequestError", "BadRequestError", err.Error()
 	} else {
 		s.metrics.of("num_aborted_requests_total", s.metrics.front()).Add(1)
 	}
 	if !g.request.Stream {
-		fail(w, code, kind, text)
+		fail(w, code, plain, text)
 		return
 	}
 	wire.Begin(w)
-	fmt.Fprintf(w, "data: {\"error\": {\"object\": \"error\", \"message\": %q, \"type\": %q, \"param\": null, \"code\": %d}}\n\ndata: [DONE]\n\n", text, kind, code)
+	fmt.Fprintf(w, "data: {\"error\": {\"object\": \"error\", \"message\": %q, \"type\": %q, \"param\": null, \"code\": %d}}\n\n", text, kind, code)
+	io.WriteString(w, g.ending())
+}
+
+// ending is what follows the error in a stream that was refused: the usage of nothing, if it was asked for.
+func (g generation) ending() string {
+	if g.created == 0 {
+		return "data: [DONE]\n\n"
+	}
+	end := frames(g.request, g.id, g.request.Model, g.created, &live.Call{}).End("")
+	if at := strings.LastIndex(end, `data: {`); at >= 0 && g.request.IncludeUsage {
+		return end[at:]
+	}
+	return "data: [DONE]\n\n"
 }
 
 func (s *server) models(w http.ResponseWriter, _ *http.Request) {
@@ -289,19 +348,26 @@ func (s *server) loads(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, b.String())
 		return
 	}
+	now := time.Now()
 	wire.JSON(w, http.StatusOK, map[string]any{
-		"timestamp": time.Now().UTC().Format(time.RFC3339Nano), "version": version, "dp_rank_count": 1,
+		"timestamp": now.UTC().Format(time.RFC3339Nano), "version": version, "num_accelerators": s.set.layout.TP * s.set.layout.PP,
 		"loads": []map[string]any{{
-			"dp_rank": 0, "num_running_reqs": st.Running, "num_waiting_reqs": st.Waiting, "num_total_reqs": st.Running + st.Waiting,
-			"num_used_tokens": st.KVUsed, "max_total_num_tokens": st.KVTotal, "token_usage": usage, "gen_throughput": perSecond,
-			"cache_hit_rate": hits, "utilization": float64(st.Running) / float64(max(s.set.maxRunning, 1)), "max_running_requests": s.set.maxRunning,
+			"dp_rank": 0, "timestamp": float64(now.UnixMicro()) / 1e6,
+			"num_running_reqs": st.Running, "num_waiting_reqs": st.Waiting, "num_waiting_uncached_tokens": 0, "max_running_requests": s.set.maxRunning,
+			"num_used_tokens": st.KVUsed, "num_active_tokens": st.KVUsed, "num_total_tokens": st.KVUsed, "num_prealloc_ready_tokens": 0, "max_total_num_tokens": st.KVTotal,
+			"token_usage": usage, "gen_throughput": perSecond, "cache_hit_rate": hits, "utilization": float64(st.Running) / float64(max(s.set.maxRunning, 1)),
+			"total_prefill_busy_us": 0, "total_prefill_uncached_tokens": st.ComputedTokens, "decode_moments": []float64{0, 0, 0},
+			"memory": map[string]any{"weight_gb": s.set.memory.WeightBytes / gib, "kv_cache_gb": s.set.memory.KVBytes / gib, "graph_gb": s.set.memory.GraphBytes / gib, "token_capacity": st.KVTotal},
+			"queues": map[string]int{"waiting": st.Waiting, "grammar": 0, "paused": 0, "retracted": 0, "prealloc_ready": 0},
+			"disaggregation": map[string]any{
+				"mode": "null", "prefill_bootstrap_queue_reqs": 0, "prefill_inflight_queue_reqs": 0, "decode_prealloc_queue_reqs": 0,
+				"decode_transfer_queue_reqs": 0, "decode_retracted_queue_reqs": 0, "kv_transfer_speed_gb_s": 0, "kv_transfer_latency_ms": 0,
+			},
 		}},
-		"aggregate": map[string]any{
-			"total_running_reqs": st.Running, "total_waiting_reqs": st.Waiting, "total_reqs": st.Running + st.Waiting,
-			"avg_token_usage": usage, "avg_throughput": perSecond, "avg_utilization": float64(st.Running) / float64(max(s.set.maxRunning, 1)),
-		},
 	})
 }
+
+const gib = 1 << 30
 
 // serverInfo shows every resolved setting, as SGLang does. The real server also shows its keys here;
 // this one has the good sense not to.

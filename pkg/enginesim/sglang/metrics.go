@@ -2,9 +2,11 @@ package sglang
 
 import (
 	"math"
+	"math/big"
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,10 +53,13 @@ func tokenCountBounds() []float64 {
 	return append(b, 600000, 800000, 1000000, 1100000)
 }
 
+// geometric bounds as Python's 0.001*1.62**i makes them: the power is rounded once.
 func geometric(first, ratio float64, n int) []float64 {
-	b := make([]float64, n)
+	b, power := make([]float64, n), big.NewFloat(1).SetPrec(4096)
 	for i := range b {
-		b[i] = first * math.Pow(ratio, float64(i))
+		p, _ := power.Float64()
+		b[i] = first * p
+		power.Mul(power, big.NewFloat(ratio))
 	}
 	return b
 }
@@ -154,6 +159,23 @@ func (m *metrics) declareGauges(start []phase) {
 		{"utilization", "The utilization.", 0, nil},
 		{"fwd_occupancy", "Forward pass GPU occupancy percentage.", math.NaN(), nil},
 		{"new_token_ratio", "The new token ratio.", 0, nil},
+		{"mamba_available_tokens", "Number of free Mamba state slots.", 0, nil},
+		{"mamba_evictable_tokens", "Number of evictable Mamba state slots.", 0, nil},
+		{"mamba_used_tokens", "Number of used Mamba state slots.", 0, nil},
+		{"swa_available_tokens", "Number of free token slots of sliding-window layers.", 0, nil},
+		{"swa_evictable_tokens", "Number of evictable token slots of sliding-window layers.", 0, nil},
+		{"swa_used_tokens", "Number of used token slots of sliding-window layers.", 0, nil},
+		{"num_decode_deferred_kv_release_reqs", "The number of decode requests whose cache is yet to be released.", 0, nil},
+		{"num_decode_host_receive_queue_reqs", "The number of requests in the decode host receive queue.", 0, nil},
+		{"num_unique_running_routing_keys", "The number of routing keys of running requests.", 0, nil},
+		{"pending_prealloc_token_usage", "The token usage of pending preallocations.", 0, nil},
+		{"prealloc_full_token_usage", "The preallocated token usage of full attention layers.", 0, nil},
+		{"prealloc_swa_token_usage", "The preallocated token usage of sliding-window layers.", 0, nil},
+		{"spec_block_accept_length", "Mean accepted length of a speculated block.", 0, nil},
+		{"spec_cap_length", "Cap of the speculated length.", 0, nil},
+		{"spec_num_draft_tokens", "Number of draft tokens.", 0, nil},
+		{"spec_num_steps", "Number of speculative steps.", 0, nil},
+		{"startup_available_gpu_memory_gb", "Memory that start-up left free in GB.", gb(m.set.memory.KVBytes) / 10, nil},
 		{"is_cuda_graph", "Whether the batch is using CUDA graph.", 0, nil},
 	} {
 		s := m.reg.Gauge("sglang:"+g.name, g.help).With(m.scheduler(g.extra...)...)
@@ -225,6 +247,7 @@ func (m *metrics) Ended(c *live.Call) {
 		return
 	case c.Aborted:
 		m.of("num_aborted_requests_total", m.front()).Add(1)
+		m.of("e2e_request_latency_seconds", m.front(streaming(c)...)).Observe((c.LastToken - c.Arrived).Seconds())
 		return
 	}
 	kind := m.front(streaming(c)...)
@@ -338,9 +361,14 @@ func boolFloat(b bool) float64 {
 }
 
 func (m *metrics) serve(e *live.Engine) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) {
 		idle := e.Uptime() - e.Stats().Busy
 		m.of("scheduler_idle_seconds_total", m.scheduler()).Set(idle.Seconds())
+		if strings.Contains(r.Header.Get("Accept"), "openmetrics") { // with any weight
+			w.Header().Set("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores")
+			m.reg.WriteOpenMetrics(w)
+			return
+		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		m.reg.WriteTo(w)
 	}

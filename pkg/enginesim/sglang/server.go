@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"time"
 
@@ -93,7 +92,7 @@ func (p *process) run(ctx context.Context, args *cli.Args) int {
 	if err != nil {
 		return p.refuse(err)
 	}
-	p.log.Printf("server_args=ServerArgs(model_path='%s', host='%s', port=%d, mem_fraction_static=%g, chunked_prefill_size=%d, schedule_conservativeness=%g)",
+	p.log.Printf("server_args={'model_path': '%s', 'host': '%s', 'port': %d, 'mem_fraction_static': %g, 'chunked_prefill_size': %d, 'schedule_conservativeness': %g}",
 		set.model, set.host, set.port, set.layout.Fraction, set.chunk, set.core.Conservativeness)
 	children, err := p.env.Spawn(sim.DiesWith, "sglang::scheduler", "sglang::detokenizer")
 	if err != nil {
@@ -132,8 +131,8 @@ func (p *process) phases(s *settings) []sim.Phase {
 	}
 	return []sim.Phase{
 		{Lasts: loading, Lines: []string{
-			fmt.Sprintf("Load weight end. elapsed=%.2f s, type=LlamaForCausalLM, dtype=torch.bfloat16, avail mem=%.2f GB, mem usage=%.2f GB.", loading.Seconds(), free, gib(s.memory.WeightBytes)),
-			fmt.Sprintf("KV Cache is allocated. #tokens: %d, K size: %.2f GB, V size: %.2f GB", s.core.KVTokens, gib(s.memory.KVBytes)/2, gib(s.memory.KVBytes)/2),
+			fmt.Sprintf("Load weight end. elapsed=%.2f s, type=LlamaForCausalLM, avail mem=%.2f GB, mem usage=%.2f GB.", loading.Seconds(), free, gib(s.memory.WeightBytes)),
+			fmt.Sprintf("KV Cache is allocated. dtype: torch.bfloat16, #tokens: %d, K size: %.2f GB, V size: %.2f GB", s.core.KVTokens, gib(s.memory.KVBytes)/2, gib(s.memory.KVBytes)/2),
 			fmt.Sprintf("Memory pool end. avail mem=%.2f GB", left),
 		}},
 		{Lasts: capture, Lines: append(lines, fmt.Sprintf("max_total_num_tokens=%d, chunked_prefill_size=%d, max_prefill_tokens=%d, max_running_requests=%d, context_len=%d, available_gpu_mem=%.2f GB",
@@ -162,7 +161,7 @@ func (p *process) serve(ctx context.Context, set *settings, ln net.Listener) int
 	stopped := make(chan struct{})
 	go func() { srv.engine.Run(life); close(stopped) }()
 	web := sim.Serve(ln, srv.handler(), keepAlive)
-	if p.env.StartUp(ctx, []sim.Phase{{Lasts: warming}}, p.log.Print) == nil {
+	if p.env.StartUp(ctx, []sim.Phase{{Lasts: warming}}, p.log.Print) == nil && srv.warmUp(ctx) {
 		srv.state.Store(int32(up))
 		p.log.Print("The server is fired up and ready to roll!")
 	}
@@ -178,13 +177,13 @@ func (p *process) serve(ctx context.Context, set *settings, ln net.Listener) int
 // drain looks now and then whether requests are left. It has no limit, and new ones are still taken.
 func (p *process) drain(life context.Context, srv *server) {
 	srv.state.Store(int32(draining))
-	p.log.Printf("SIGTERM received. pid=%d. Draining requests and shutting down...", os.Getpid())
+	p.log.Print("SIGTERM received. signum=None frame=None. Draining requests and shutting down...")
 	look := time.NewTicker(p.env.DrainPoll)
 	defer look.Stop()
 	for left := 1; left > 0; {
 		<-look.C
 		left = srv.engine.InFlight()
-		p.log.Printf("Gracefully exiting... remaining number of requests %d", left)
+		p.log.Printf("Gracefully exiting... Remaining number of requests %d.", left)
 	}
 	p.env.StartUp(life, []sim.Phase{{Lasts: leaving}}, p.log.Print)
 }

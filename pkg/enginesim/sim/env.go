@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -88,6 +90,45 @@ func (l *LineLog) Printf(format string, args ...any) {
 
 // Print writes one line as it is.
 func (l *LineLog) Print(line string) { l.Printf("%s", line) }
+
+// Port is a TCP port that is bound but refuses connections until Listen.
+type Port struct{ file *os.File }
+
+// Bind takes host's port; Close it unless Listen is called.
+func Bind(host string, port int) (*Port, error) {
+	addr, err := net.ResolveTCPAddr("tcp4", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		return nil, err
+	}
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := &Port{os.NewFile(uintptr(fd), "port")}
+	at := &syscall.SockaddrInet4{Port: addr.Port}
+	copy(at.Addr[:], addr.IP.To4())
+	err = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)
+	if err == nil {
+		err = syscall.Bind(fd, at)
+	}
+	if err != nil {
+		p.Close()
+		return nil, os.NewSyscallError("bind", err)
+	}
+	return p, nil
+}
+
+// Listen starts to accept connections.
+func (p *Port) Listen() (net.Listener, error) {
+	defer p.Close()
+	if err := syscall.Listen(int(p.file.Fd()), 2048); err != nil {
+		return nil, os.NewSyscallError("listen", err)
+	}
+	return net.FileListener(p.file)
+}
+
+// Close gives the port back.
+func (p *Port) Close() { p.file.Close() }
 
 // PortTaken reports whether a listen error means that another process has the port.
 func PortTaken(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }

@@ -2,6 +2,7 @@ package tgi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -89,7 +90,7 @@ func (s *server) native(stream bool) http.HandlerFunc {
 func (s *server) generate(w http.ResponseWriter, r *http.Request, stream *bool) {
 	var body parameters
 	if err := wire.Decode(r, &body); err != nil {
-		s.invalid(w, err.Error())
+		s.unreadable(w, err.Error())
 		return
 	}
 	if stream != nil {
@@ -97,11 +98,9 @@ func (s *server) generate(w http.ResponseWriter, r *http.Request, stream *bool) 
 	}
 	q := wire.Request{Stream: body.Stream, IgnoreEOS: body.Parameters.IgnoreEOS, Parts: []string{body.Inputs}}
 	if n := body.Parameters.MaxNewTokens; n != nil {
-		if *n < 1 {
-			s.invalid(w, "`max_new_tokens` must be strictly positive")
-			return
+		if q.MaxTokens = *n; *n == 0 {
+			q.MaxTokens = -1 // 0 stands for none asked
 		}
-		q.MaxTokens = *n
 	}
 	s.run(w, r, generation{
 		request: q,
@@ -109,7 +108,7 @@ func (s *server) generate(w http.ResponseWriter, r *http.Request, stream *bool) 
 		body: func(c *live.Call, text, finish string) string {
 			return fmt.Sprintf(`{"generated_text":%q,"details":%s}`, text, detailsJSON(body.Parameters.Details, finish, c.Seen(), c))
 		},
-		overloaded: `data: {"error":"Model is overloaded","error_type":"overloaded"}` + "\n\n",
+		event: func(text, kind string) any { return map[string]string{"error": text, "error_type": kind} },
 	})
 }
 
@@ -117,9 +116,10 @@ func (s *server) openAI(chat bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		q, err := wire.Read(r, chat)
 		if err != nil {
-			s.invalid(w, err.Error())
+			s.unreadable(w, err.Error())
 			return
 		}
+		s.metrics.counted()
 		created := time.Now().Unix()
 		s.run(w, r, generation{
 			request: q,
@@ -127,40 +127,67 @@ func (s *server) openAI(chat bool) http.HandlerFunc {
 			body: func(c *live.Call, text, finish string) string {
 				return answer(q, s.set.model, created, text, finish, c)
 			},
-			overloaded: `data: {"error":{"message":"Model is overloaded","http_status_code":422}}` + "\n\n",
+			event: func(text, _ string) any {
+				return map[string]any{"error": map[string]any{"message": text, "http_status_code": http.StatusUnprocessableEntity}}
+			},
 		})
 	}
 }
 
 // generation is one request with its way to be answered.
 type generation struct {
-	request    wire.Request
-	frames     func(*live.Call) wire.Frames
-	body       func(c *live.Call, text, finish string) string
-	overloaded string // event of a stream that is refused
+	request wire.Request
+	frames  func(*live.Call) wire.Frames
+	body    func(c *live.Call, text, finish string) string
+	event   func(text, kind string) any // an error in a stream
 }
 
-func (s *server) invalid(w http.ResponseWriter, text string) {
+// unreadable answers a body that is no request at all.
+func (s *server) unreadable(w http.ResponseWriter, text string) {
 	s.metrics.failed("validation")
 	wire.JSON(w, http.StatusUnprocessableEntity, map[string]string{"error": "Input validation error: " + text, "error_type": "validation"})
 }
 
+// fail answers a request that is not served. A streamed one gets status 200 with an error event:
+// whoever looks at the status alone sees a success.
+func (s *server) fail(w http.ResponseWriter, g generation, status int, kind, text string) {
+	s.metrics.failed(kind)
+	if !g.request.Stream {
+		wire.JSON(w, status, map[string]string{"error": text, "error_type": kind})
+		return
+	}
+	wire.Begin(w)
+	b, err := json.Marshal(g.event(text, kind))
+	if err != nil {
+		panic(err) // texts alone
+	}
+	fmt.Fprintf(w, "data: %s\n\n", b)
+}
+
+func (s *server) invalid(w http.ResponseWriter, g generation, text string) {
+	s.fail(w, g, http.StatusUnprocessableEntity, "validation", "Input validation error: "+text)
+}
+
 func (s *server) run(w http.ResponseWriter, r *http.Request, g generation) {
 	began := time.Now()
+	s.metrics.counted()
 	prompt := g.request.Prompt(s.set.core.BlockSize)
 	limit := g.request.MaxTokens
 	if limit == 0 {
 		limit = max(s.set.maxTotal-prompt.Tokens, 1)
 	}
 	switch {
+	case limit < 0:
+		s.invalid(w, g, "`max_new_tokens` must be strictly positive")
+		return
 	case prompt.Tokens == 0:
-		s.invalid(w, "`inputs` cannot be empty")
+		s.invalid(w, g, "`inputs` cannot be empty")
 		return
 	case prompt.Tokens > s.set.maxInput:
-		s.invalid(w, fmt.Sprintf("`inputs` must have less than %d tokens. Given: %d", s.set.maxInput, prompt.Tokens))
+		s.invalid(w, g, fmt.Sprintf("`inputs` must have less than %d tokens. Given: %d", s.set.maxInput, prompt.Tokens))
 		return
 	case prompt.Tokens+limit > s.set.maxTotal:
-		s.invalid(w, fmt.Sprintf("`inputs` tokens + `max_new_tokens` must be <= %d. Given: %d `inputs` tokens and %d `max_new_tokens`", s.set.maxTotal, prompt.Tokens, limit))
+		s.invalid(w, g, fmt.Sprintf("`inputs` tokens + `max_new_tokens` must be <= %d. Given: %d `inputs` tokens and %d `max_new_tokens`", s.set.maxTotal, prompt.Tokens, limit))
 		return
 	}
 	output, finish := g.request.Output(prompt, limit)
@@ -171,7 +198,7 @@ func (s *server) run(w http.ResponseWriter, r *http.Request, g generation) {
 		s.refuse(w, g, err)
 		return
 	}
-	s.metrics.arrived(limit, prompt.Tokens, time.Since(began))
+	s.metrics.valid(limit, prompt.Tokens, time.Since(began))
 	a := wire.Answer{Call: call, Finish: finish, Word: func(n int) string { return prompt.Word(n, s.output) }}
 	if err := s.reply(r.Context(), w, g, a); err != nil {
 		s.engine.Cancel(call)
@@ -181,20 +208,13 @@ func (s *server) run(w http.ResponseWriter, r *http.Request, g generation) {
 	}
 }
 
-// refuse answers a request that the engine did not take. A streamed one gets status 200 with an error
-// event: whoever looks at the status alone sees a success.
+// refuse answers a request that the engine did not take.
 func (s *server) refuse(w http.ResponseWriter, g generation, err error) {
-	if !errors.Is(err, des.ErrOverloaded) {
-		s.invalid(w, err.Error())
+	if errors.Is(err, des.ErrOverloaded) {
+		s.fail(w, g, http.StatusTooManyRequests, "overloaded", "Model is overloaded")
 		return
 	}
-	s.metrics.failed("overloaded")
-	if !g.request.Stream {
-		wire.JSON(w, http.StatusTooManyRequests, map[string]string{"error": "Model is overloaded", "error_type": "overloaded"})
-		return
-	}
-	wire.Begin(w)
-	w.Write([]byte(g.overloaded))
+	s.invalid(w, g, err.Error())
 }
 
 func (s *server) reply(ctx context.Context, w http.ResponseWriter, g generation, a wire.Answer) error {

@@ -97,9 +97,12 @@ func (m *metrics) of(name string, labels ...string) *expo.Series {
 
 func (m *metrics) failed(err string) { m.of("tgi_request_failure", "err", err).Add(1) }
 
-// arrived counts a request that passed validation in the given time.
-func (m *metrics) arrived(maxNew, input int, validation time.Duration) {
-	m.of("tgi_request_count").Add(1)
+// counted counts a request where the real router does: once by its OpenAI-compatible route, and once
+// more, like a native one, before it is validated.
+func (m *metrics) counted() { m.of("tgi_request_count").Add(1) }
+
+// valid records a request that passed validation in the given time.
+func (m *metrics) valid(maxNew, input int, validation time.Duration) {
 	m.of("tgi_request_input_length").Observe(float64(input))
 	m.of("tgi_request_max_new_tokens").Observe(float64(maxNew))
 	m.of("tgi_request_validation_duration").Observe(validation.Seconds())

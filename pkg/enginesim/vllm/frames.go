@@ -3,9 +3,13 @@ package vllm
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/optiinfra/performance-agent/pkg/enginesim/wire"
 )
+
+// fingerprint of this server's version and configuration, as the last event of an answer tells it.
+const fingerprint = "vllm-" + version + "-51319a7e"
 
 // usage is the token count at the end of an answer.
 type usage struct {
@@ -32,19 +36,24 @@ func frames(q wire.Request, id, model string, created int64, promptTokens func()
 		role = lead + `{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]` + "}\n\n"
 		head, tail = lead+`{"index":0,"delta":{"content":"`, `"},"logprobs":null,"finish_reason":null}]`
 	}
+	last := `,"system_fingerprint":"` + fingerprint + `"}` + "\n\n" // of whichever event is the last
+	end := last
+	if q.IncludeUsage {
+		end = "}\n\n"
+	}
 	f := wire.Frames{
 		First: role, Head: head, Tail: tail + "}\n\n",
 		LastTail: func(finish string) string {
 			if q.Chat {
-				return `"},"logprobs":null,"finish_reason":"` + finish + `","stop_reason":null}]}` + "\n\n"
+				return `"},"logprobs":null,"finish_reason":"` + finish + `","stop_reason":null}]` + end
 			}
-			return `","logprobs":null,"finish_reason":"` + finish + `","stop_reason":null}]}` + "\n\n"
+			return `","logprobs":null,"finish_reason":"` + finish + `","stop_reason":null}]` + end
 		},
 		End: func(string) string {
 			if !q.IncludeUsage {
 				return "data: [DONE]\n\n"
 			}
-			return lead + `],"usage":` + promptTokens().json() + "}\n\ndata: [DONE]\n\n"
+			return lead + `],"usage":` + promptTokens().json() + last + "data: [DONE]\n\n"
 		},
 	}
 	if q.ContinuousUsage {
@@ -63,8 +72,9 @@ func countedToken(f wire.Frames, tail string, counts func() usage) func([]byte, 
 			end = f.LastTail(last)
 		}
 		b = append(append(b, f.Head...), text...)
-		b = append(b, end[:len(end)-len("}\n\n")]...)
-		return append(b, `,"usage":`+u.json()+"}\n\n"...)
+		at := strings.LastIndexByte(end, ']') + 1 // behind the choices
+		b = append(b, end[:at]...)
+		return append(b, `,"usage":`+u.json()+end[at:]...)
 	}
 }
 
@@ -89,11 +99,12 @@ type completion struct {
 	Model   string   `json:"model"`
 	Choices []choice `json:"choices"`
 	Usage   usage    `json:"usage"`
+	Print   string   `json:"system_fingerprint"`
 }
 
 // answer is the body of a request that was not streamed.
 func answer(q wire.Request, id, model string, created int64, text, finish string, u usage) completion {
-	c := completion{ID: id, Object: "text_completion", Created: created, Model: model, Usage: u, Choices: []choice{{Text: &text, Finish: finish}}}
+	c := completion{ID: id, Object: "text_completion", Created: created, Model: model, Usage: u, Print: fingerprint, Choices: []choice{{Text: &text, Finish: finish}}}
 	if q.Chat {
 		c.Object = "chat.completion"
 		c.Choices = []choice{{Message: &message{Role: "assistant", Content: text}, Finish: finish}}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -20,6 +21,18 @@ import (
 // version that the simulated server reports.
 const version = "0.32.0"
 
+// state of the server; /health does not show it.
+type state int32
+
+const (
+	serving  state = iota
+	draining       // newcomers are aborted while older requests finish
+	closed         // newcomers are refused, until the process has ended
+)
+
+// aborted is the finish reason of a request that the engine ended.
+const aborted = "abort"
+
 type server struct {
 	set      *settings
 	engine   *live.Engine
@@ -27,7 +40,7 @@ type server struct {
 	output   live.Output
 	created  int64
 	inFlight atomic.Int64
-	draining atomic.Bool
+	state    atomic.Int32
 }
 
 func (s *server) handler() http.Handler {
@@ -48,13 +61,39 @@ func (s *server) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/models", s.authorised(s.models))
 	mux.HandleFunc("POST /tokenize", s.tokenize)
-	mux.HandleFunc("POST /v1/completions", s.api("/v1/completions", s.generate(false)))
-	mux.HandleFunc("POST /v1/chat/completions", s.api("/v1/chat/completions", s.generate(true)))
+	mux.HandleFunc("POST /v1/completions", s.api(s.generate(false)))
+	mux.HandleFunc("POST /v1/chat/completions", s.api(s.generate(true)))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		wire.JSON(w, http.StatusNotFound, map[string]string{"detail": "Not Found"})
 	})
-	return mux
+	return s.counted(mux)
 }
+
+// unmeasured paths are left out of the HTTP server's own metrics.
+var unmeasured = []string{"/health", "/ping", "/version", "/metrics", "/load"}
+
+// counted keeps the HTTP server's metrics, and refuses methods as FastAPI does.
+func (s *server) counted(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if slices.Contains(unmeasured, r.URL.Path) {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		route, began, rec := "none", time.Now(), wire.Record(w)
+		if _, pattern := mux.Handler(r); pattern != "/" {
+			route = r.URL.Path
+		}
+		if route == "none" && slices.Contains(posted, r.URL.Path) {
+			wire.JSON(rec, http.StatusMethodNotAllowed, map[string]string{"detail": "Method Not Allowed"})
+		} else {
+			mux.ServeHTTP(rec, r)
+		}
+		s.metrics.http(route, r, rec.Status, time.Since(began))
+	})
+}
+
+// posted are the paths that take POST alone.
+var posted = []string{"/tokenize", "/v1/completions", "/v1/chat/completions"}
 
 func (s *server) authorised(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -67,31 +106,44 @@ func (s *server) authorised(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// api wraps a generation route: key, load count, and the HTTP server's own metrics.
-func (s *server) api(route string, next http.HandlerFunc) http.HandlerFunc {
+// api wraps a generation route: key and load count.
+func (s *server) api(next http.HandlerFunc) http.HandlerFunc {
 	return s.authorised(func(w http.ResponseWriter, r *http.Request) {
 		s.inFlight.Add(1)
 		defer s.inFlight.Add(-1)
-		began := time.Now()
-		rec := wire.Record(w)
-		next(rec, r)
-		s.metrics.http(route, r, rec.Status, time.Since(began))
+		next(w, r)
 	})
 }
 
 func (s *server) models(w http.ResponseWriter, _ *http.Request) {
-	type model struct {
-		ID      string  `json:"id"`
-		Object  string  `json:"object"`
-		Created int64   `json:"created"`
-		Owner   string  `json:"owned_by"`
-		Root    string  `json:"root"`
-		Parent  *string `json:"parent"`
-		MaxLen  int     `json:"max_model_len"`
+	type permission struct {
+		ID          string  `json:"id"`
+		Object      string  `json:"object"`
+		Created     int64   `json:"created"`
+		CreateEng   bool    `json:"allow_create_engine"`
+		Sampling    bool    `json:"allow_sampling"`
+		Logprobs    bool    `json:"allow_logprobs"`
+		SearchIndex bool    `json:"allow_search_indices"`
+		View        bool    `json:"allow_view"`
+		FineTuning  bool    `json:"allow_fine_tuning"`
+		Org         string  `json:"organization"`
+		Group       *string `json:"group"`
+		Blocking    bool    `json:"is_blocking"`
 	}
+	type model struct {
+		ID      string       `json:"id"`
+		Object  string       `json:"object"`
+		Created int64        `json:"created"`
+		Owner   string       `json:"owned_by"`
+		Root    string       `json:"root"`
+		Parent  *string      `json:"parent"`
+		MaxLen  int          `json:"max_model_len"`
+		Permits []permission `json:"permission"`
+	}
+	permits := []permission{{ID: fmt.Sprintf("modelperm-%016x", rand.Uint64()), Object: "model_permission", Created: s.created, Sampling: true, Logprobs: true, View: true, Org: "*"}}
 	list := []model{}
 	for _, name := range s.set.served {
-		list = append(list, model{name, "model", s.created, "vllm", s.set.model, nil, s.set.core.MaxModelLen})
+		list = append(list, model{name, "model", s.created, "vllm", s.set.model, nil, s.set.core.MaxModelLen, permits})
 	}
 	wire.JSON(w, http.StatusOK, map[string]any{"object": "list", "data": list})
 }
@@ -101,7 +153,7 @@ func (s *server) tokenize(w http.ResponseWriter, r *http.Request) {
 		Prompt string `json:"prompt"`
 	}
 	if err := wire.Decode(r, &body); err != nil {
-		fail(w, http.StatusBadRequest, "BadRequestError", err.Error())
+		bad(w, err)
 		return
 	}
 	n := sim.ReadPrompt(0, body.Prompt).Tokens
@@ -112,35 +164,58 @@ func (s *server) tokenize(w http.ResponseWriter, r *http.Request) {
 	wire.JSON(w, http.StatusOK, map[string]any{"count": n, "max_model_len": s.set.core.MaxModelLen, "tokens": tokens, "token_strs": nil})
 }
 
-// fail writes an error as the OpenAI-compatible routes do.
-func fail(w http.ResponseWriter, code int, kind, text string) {
-	wire.JSON(w, code, map[string]any{"error": map[string]any{"message": text, "type": kind, "param": nil, "code": code}})
+// fail writes an error as the OpenAI-compatible routes do; param is nil or the name of a field.
+func fail(w http.ResponseWriter, code int, kind string, param any, text string) {
+	wire.JSON(w, code, map[string]any{"error": map[string]any{"message": text, "type": kind, "param": param, "code": code}})
+}
+
+// bad answers a request that cannot be read.
+func bad(w http.ResponseWriter, err error) {
+	e, ok := errors.AsType[*wire.BodyError](err)
+	switch {
+	case !ok:
+		fail(w, http.StatusBadRequest, "BadRequestError", nil, err.Error())
+	case e.Field == "":
+		at := fmt.Sprintf("body.%d", e.At)
+		fail(w, http.StatusBadRequest, "Bad Request", at, fmt.Sprintf("1 validation error:\n  {'type': 'json_invalid', 'loc': '%s', 'msg': 'JSON decode error'}", at))
+	case e.Field == "max_tokens":
+		fail(w, http.StatusBadRequest, "BadRequestError", e.Field, fmt.Sprintf("%s. (parameter=max_tokens, value=%d)", e.Text, e.Value))
+	case e.Field == "prompt":
+		fail(w, http.StatusBadRequest, "BadRequestError", e.Field, "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)")
+	default:
+		fail(w, http.StatusBadRequest, "BadRequestError", e.Field, e.Text)
+	}
 }
 
 func (s *server) generate(chat bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		q, err := wire.Read(r, chat)
 		if err != nil {
-			fail(w, http.StatusBadRequest, "BadRequestError", err.Error())
+			bad(w, err)
 			return
 		}
 		if q.Model != "" && !slices.Contains(s.set.served, q.Model) {
-			fail(w, http.StatusNotFound, "NotFoundError", fmt.Sprintf("The model `%s` does not exist.", q.Model))
-			return
-		}
-		if s.draining.Load() {
-			fail(w, http.StatusInternalServerError, "InternalServerError", "cannot schedule new futures after shutdown")
+			fail(w, http.StatusNotFound, "NotFoundError", "model", fmt.Sprintf("The model `%s` does not exist. Valid aliases: %s.", q.Model, strings.Join(s.set.served, ", ")))
 			return
 		}
 		q.IncludeUsage = q.IncludeUsage || s.set.forceUsage
+		switch state(s.state.Load()) {
+		case draining:
+			s.abort(w, q)
+			return
+		case closed:
+			fail(w, http.StatusInternalServerError, "InternalServerError", nil, "cannot schedule new futures after shutdown")
+			return
+		}
 		s.run(w, r, q)
 	}
 }
 
-// limit is how many tokens may be generated, or an error text when the context is too short.
-func (s *server) limit(q wire.Request, prompt sim.Prompt) (int, string) {
+// limit is how many tokens may be generated: as many as the context has room for. The error text says
+// that it has none; the parameter at fault comes with it.
+func (s *server) limit(q wire.Request, prompt sim.Prompt) (n int, text string, param any) {
 	room := s.set.core.MaxModelLen - prompt.Tokens
-	n := q.MaxTokens
+	n = q.MaxTokens
 	switch {
 	case n == 0 && q.Chat:
 		n = max(room, 1)
@@ -148,20 +223,51 @@ func (s *server) limit(q wire.Request, prompt sim.Prompt) (int, string) {
 		n = 16
 	}
 	if prompt.Tokens == 0 {
-		return 0, "The decoder prompt cannot be empty"
+		return 0, "The decoder prompt cannot be empty", nil
 	}
-	if room < n {
-		return 0, fmt.Sprintf("This model's maximum context length is %d tokens. However, you requested %d output tokens and your prompt contains at least %d input tokens, for a total of at least %d tokens. "+
-			"Please reduce the length of the input prompt or the number of requested output tokens.", s.set.core.MaxModelLen, n, prompt.Tokens, prompt.Tokens+n)
+	if room < 1 {
+		return 0, fmt.Sprintf("This model's maximum context length is %d tokens. However, your prompt contains %d input tokens, which exceeds this limit even without any output tokens. "+
+			"Please reduce the length of the input prompt. (parameter=input_tokens, value=%d)", s.set.core.MaxModelLen, prompt.Tokens, prompt.Tokens), "input_tokens"
 	}
-	return n, ""
+	return min(n, room), "", nil
+}
+
+// abort answers a newcomer while older requests finish: with status 200 and no token.
+func (s *server) abort(w http.ResponseWriter, q wire.Request) {
+	prompt := q.Prompt(s.set.core.BlockSize)
+	id, model := s.name(q)
+	counts := usage{Prompt: prompt.Tokens, Total: prompt.Tokens}
+	if !q.Stream {
+		wire.JSON(w, http.StatusOK, answer(q, id, model, time.Now().Unix(), "", aborted, counts))
+		return
+	}
+	wire.Begin(w)
+	f := frames(q, id, model, time.Now().Unix(), func() usage { return counts })
+	io.WriteString(w, f.First+f.Head+f.LastTail(aborted)+f.End(aborted))
+}
+
+// name makes an answer's id, and tells the model's name in it.
+func (s *server) name(q wire.Request) (id, model string) {
+	id, model = "cmpl-", q.Model
+	if q.Chat {
+		id = "chatcmpl-"
+	}
+	if model == "" {
+		model = s.set.served[0]
+	}
+	return id + fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64()), model
 }
 
 func (s *server) run(w http.ResponseWriter, r *http.Request, q wire.Request) {
 	prompt := q.Prompt(s.set.core.BlockSize)
-	limit, problem := s.limit(q, prompt)
+	limit, problem, param := s.limit(q, prompt)
 	if problem != "" {
-		fail(w, http.StatusBadRequest, "BadRequestError", problem)
+		fail(w, http.StatusBadRequest, "BadRequestError", param, problem)
+		return
+	}
+	if s.set.maxQueued > 0 && s.engine.InFlight() >= s.set.maxQueued {
+		s.metrics.rejected()
+		fail(w, http.StatusServiceUnavailable, "Service Unavailable", nil, "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance.")
 		return
 	}
 	output, finish := q.Output(prompt, limit)
@@ -183,26 +289,16 @@ func (s *server) run(w http.ResponseWriter, r *http.Request, q wire.Request) {
 
 func (s *server) refuse(w http.ResponseWriter, err error) {
 	switch {
-	case errors.Is(err, des.ErrQueueFull):
-		s.metrics.rejected()
-		fail(w, http.StatusServiceUnavailable, "ServiceUnavailableError", "The server is overloaded: the request queue is full (max_num_queued_reqs). Please retry later.")
 	case errors.Is(err, live.ErrStopped):
-		fail(w, http.StatusInternalServerError, "InternalServerError", "cannot schedule new futures after shutdown")
+		fail(w, http.StatusInternalServerError, "InternalServerError", nil, "cannot schedule new futures after shutdown")
 	default:
-		fail(w, http.StatusBadRequest, "BadRequestError", err.Error())
+		fail(w, http.StatusBadRequest, "BadRequestError", nil, err.Error())
 	}
 }
 
 func (s *server) reply(w http.ResponseWriter, ctx context.Context, q wire.Request, a wire.Answer) error {
-	id, created := "cmpl-", time.Now().Unix()
-	if q.Chat {
-		id = "chatcmpl-"
-	}
-	id += fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
-	model := q.Model
-	if model == "" {
-		model = s.set.served[0]
-	}
+	id, model := s.name(q)
+	created := time.Now().Unix()
 	counts := func() usage {
 		return usage{Prompt: a.Call.PromptTokens, Completion: a.Call.Seen(), Total: a.Call.PromptTokens + a.Call.Seen()}
 	}

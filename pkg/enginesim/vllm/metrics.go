@@ -18,7 +18,7 @@ var (
 	requestBounds    = []float64{.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680}
 	iterationBounds  = []float64{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384}
 	paramNBounds     = []float64{1, 2, 5, 10, 20}
-	preemptionBounds = []float64{0, 1, 2, 5, 10, 20, 50, 100}
+	preemptionBounds = []float64{1, 2, 3, 4, 5, 10, 20}
 	httpBounds       = []float64{.1, .5, 1}
 	httpFineBounds   = []float64{.01, .025, .05, .075, .1, .25, .5, .75, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 7.5, 10, 30, 60}
 )
@@ -175,9 +175,13 @@ func cacheLabels(s *settings) []string {
 		"num_gpu_blocks_override", s.args.Text("num-gpu-blocks-override", "None"), "is_attention_free", "False",
 		"kv_offloading_backend", "native", "user_specified_block_size", pyBool(s.args.Has("block-size")), "kv_cache_dtype_skip_layers", "[]",
 		"mamba_cache_dtype", "auto", "mamba_ssm_cache_dtype", "float32", "mamba_cache_mode", "none", "swa_bounded_replay", "True",
-		"prefix_cache_retention_interval", "0", "kv_sharing_fast_prefill", "False",
+		"prefix_cache_retention_interval", "0", "kv_sharing_fast_prefill", "False", "enable_mamba_shared_prefix_checkpoint", "False",
+		"use_kda_recoverssm", "False", "use_replayssm", "False", "skip_page_size_padded", "False",
 	}
-	for _, unset := range []string{"hash_block_size", "kv_offloading_size", "mamba_block_size", "num_cpu_blocks", "sliding_window", "kv_cache_layout"} {
+	for _, unset := range []string{
+		"hash_block_size", "kv_offloading_size", "mamba_block_size", "num_cpu_blocks", "sliding_window", "kv_cache_layout",
+		"cache_hit_alignment_tokens", "mamba_page_size_padded", "prefix_match_unit", "replayssm_buffer_len",
+	} {
 		labels = append(labels, unset, "None")
 	}
 	return labels
@@ -215,7 +219,7 @@ func (m *metrics) Ended(c *live.Call) {
 	}
 	switch {
 	case c.Aborted:
-		m.success["abort"].Add(1)
+		return // whose client has left is in no count
 	case c.Tokens < c.MaxNewTokens:
 		m.success["stop"].Add(1)
 	default:
@@ -228,9 +232,6 @@ func (m *metrics) Ended(c *live.Call) {
 	m.paramN.Observe(1)
 	m.endToEnd.Observe((c.LastToken - c.Arrived).Seconds())
 	m.perPreemptions.Observe(float64(c.Preemptions))
-	if c.Tokens == 0 {
-		return // never got beyond its prompt
-	}
 	m.queued.Observe(c.Queued().Seconds())
 	m.inference.Observe((c.LastToken - c.Admitted).Seconds())
 	m.prefill.Observe((c.FirstToken - c.Admitted).Seconds())

@@ -92,11 +92,11 @@ func (p *process) run(ctx context.Context, args *cli.Args) int {
 		return p.refuse(err, false)
 	}
 	p.log.Printf("non-default args: {%s}", set.nonDefault())
-	ln, err := net.Listen("tcp", net.JoinHostPort(set.host, strconv.Itoa(set.port)))
+	port, err := sim.Bind(set.host, set.port) // before the engine starts; clients are refused until it has
 	if err != nil {
 		return p.portError(err, set)
 	}
-	defer ln.Close() // the port is bound before the engine starts: clients connect and wait
+	defer port.Close()
 	children, err := p.env.Spawn(sim.SameGroup, "VLLM::EngineCore", "VLLM::Worker")
 	if err != nil {
 		fmt.Fprintln(p.env.Stderr, "sim-engine:", err)
@@ -108,6 +108,10 @@ func (p *process) run(ctx context.Context, args *cli.Args) int {
 	}
 	if p.env.StartUp(ctx, p.phases(set), p.log.Print) != nil {
 		return 1
+	}
+	ln, err := port.Listen()
+	if err != nil {
+		return p.portError(err, set)
 	}
 	return p.serve(ctx, set, ln)
 }
@@ -176,12 +180,14 @@ func (p *process) serve(ctx context.Context, set *settings, ln net.Listener) int
 	return 0
 }
 
-// drain is what SIGTERM does: with a timeout running requests finish, /health stays 200 and new
-// requests are refused; without one everything is aborted.
+// drain is what SIGTERM does: with a timeout running requests finish while new ones are answered with
+// nothing, /health stays 200, and once they are through new requests are refused; without a timeout
+// everything is aborted.
 func (p *process) drain(ctx context.Context, srv *server) {
 	running := srv.engine.InFlight()
-	srv.draining.Store(true)
+	srv.state.Store(int32(draining))
 	end := leaving
+	p.log.Print("[shutdown] API server: shutdown triggered")
 	if srv.set.drain > 0 {
 		p.log.Printf("[shutdown] draining %d requests, timeout %d s", running, srv.set.drain)
 		if running > 0 {
@@ -191,6 +197,7 @@ func (p *process) drain(ctx context.Context, srv *server) {
 		defer cancel()
 		sim.Poll(limit, 20*time.Millisecond, func() bool { return srv.inFlight.Load() == 0 })
 	}
+	srv.state.Store(int32(closed))
 	if left := srv.engine.InFlight(); left > 0 {
 		p.log.Printf("[shutdown] aborting %d requests", left)
 		srv.engine.CancelAll()

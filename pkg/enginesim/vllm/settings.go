@@ -27,6 +27,7 @@ type settings struct {
 	trackLoad  bool
 	forceUsage bool
 	kvDtype    string
+	maxQueued  int // requests in the engine, waiting or running, beyond which new ones are refused; 0: no limit
 	args       *cli.Args
 }
 
@@ -151,7 +152,7 @@ func (s *settings) scheduler(a *cli.Args, m *sim.Machine) error {
 	c.AsyncScheduling = a.Bool("async-scheduling", true)
 	c.ReserveFullPrompt = a.Bool("scheduler-reserve-full-isl", true)
 	c.LongPrefillThreshold = a.Int("long-prefill-token-threshold", 0)
-	c.MaxQueued = a.Int("max-num-queued-reqs", 0)
+	s.maxQueued = a.Int("max-num-queued-reqs", 0)
 	c.MaxBatchedTokens, c.MaxNumSeqs = batchDefaults(a, m, c.MaxModelLen)
 	switch {
 	case c.MaxBatchedTokens < c.MaxModelLen && !c.ChunkedPrefill:

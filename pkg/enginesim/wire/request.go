@@ -16,8 +16,22 @@ import (
 // maxBody bounds a request body.
 const maxBody = 64 << 20
 
-// ErrBody means a request could not be read; its text says what is wrong.
+// ErrBody means a request could not be read; the error is a *BodyError.
 var ErrBody = errors.New("bad request body")
+
+// BodyError says what is wrong with a request. Each engine has its own words for it.
+type BodyError struct {
+	Field string // at fault; empty where the body is no JSON of the right form
+	Text  string
+	At    int // byte at which the JSON ends or goes wrong
+	Value int // of max_tokens
+}
+
+// Error implements error.
+func (e *BodyError) Error() string { return ErrBody.Error() + ": " + e.Text }
+
+// Is makes it an ErrBody.
+func (e *BodyError) Is(target error) bool { return target == ErrBody }
 
 // Request is a completion or chat request, reduced to what the simulation uses.
 type Request struct {
@@ -68,12 +82,12 @@ func Read(r *http.Request, chat bool) (Request, error) {
 			continue
 		}
 		if *limit < 1 {
-			return q, fmt.Errorf("%w: max_tokens must be at least 1, got %d", ErrBody, *limit)
+			return q, &BodyError{Field: "max_tokens", Text: fmt.Sprintf("max_tokens must be at least 1, got %d", *limit), Value: *limit}
 		}
 		q.MaxTokens = *limit
 	}
 	if q.N > 1 {
-		return q, fmt.Errorf("%w: the simulated engine generates one answer per request (n=1)", ErrBody)
+		return q, &BodyError{Field: "n", Text: "the simulated engine generates one answer per request (n=1)"}
 	}
 	var err error
 	if chat {
@@ -86,10 +100,18 @@ func Read(r *http.Request, chat bool) (Request, error) {
 
 // Decode reads a JSON body into v.
 func Decode(r *http.Request, v any) error {
-	if err := json.NewDecoder(io.LimitReader(r.Body, maxBody)).Decode(v); err != nil {
-		return fmt.Errorf("%w: JSON decode error: %w", ErrBody, err)
+	raw, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
+	if err == nil {
+		err = json.Unmarshal(raw, v)
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	e := &BodyError{Text: "JSON decode error: " + err.Error()}
+	if at, ok := errors.AsType[*json.SyntaxError](err); ok {
+		e.At = int(at.Offset)
+	}
+	return e
 }
 
 // Prompt counts and hashes the request's prompt for blocks of the given size.
@@ -114,13 +136,13 @@ func prompt(raw json.RawMessage) ([]string, []int, error) {
 	if json.Unmarshal(raw, &texts) == nil && len(texts) == 1 {
 		return texts, nil, nil
 	}
-	return nil, nil, fmt.Errorf("%w: prompt must be a text, a list with one text, or a list of token numbers", ErrBody)
+	return nil, nil, &BodyError{Field: "prompt", Text: "prompt must be a text, a list with one text, or a list of token numbers"}
 }
 
 // conversation flattens messages; roles count as tokens, as a chat template makes them.
 func conversation(messages []message) ([]string, error) {
 	if len(messages) == 0 {
-		return nil, fmt.Errorf("%w: messages must not be empty", ErrBody)
+		return nil, &BodyError{Field: "messages", Text: "messages must not be empty"}
 	}
 	parts := make([]string, 0, 2*len(messages)+1)
 	for _, m := range messages {
@@ -142,7 +164,7 @@ func content(raw json.RawMessage) (string, error) {
 		Text string `json:"text"`
 	}
 	if json.Unmarshal(raw, &parts) != nil {
-		return "", fmt.Errorf("%w: content must be a text or a list of text parts", ErrBody)
+		return "", &BodyError{Field: "messages", Text: "content must be a text or a list of text parts"}
 	}
 	texts := make([]string, len(parts))
 	for i, p := range parts {
