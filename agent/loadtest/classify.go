@@ -3,6 +3,7 @@ package loadtest
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 )
 
 // kind of an event's meaning to a client that times tokens.
@@ -31,7 +32,7 @@ func (a API) classify(e event) verdict {
 	if string(d) == "[DONE]" {
 		return verdict{kind: done, last: true}
 	}
-	if string(e.name) == "error" || hasValue(d, `"error":`) {
+	if string(e.name) == "error" || hasValue(d, `"error":`) || ended(d, `"finish_reason":`, "abort") || a == SGLangGenerate && ended(d, `"type":`, "abort") {
 		return verdict{kind: failed}
 	}
 	switch a {
@@ -94,6 +95,13 @@ func after(d []byte, key string) ([]byte, bool) {
 func hasValue(d []byte, key string) bool {
 	v, ok := after(d, key)
 	return ok && !bytes.HasPrefix(v, []byte("null"))
+}
+
+// ended reports whether the key holds this reason: an engine that shuts down ends streams with "abort",
+// whole in form.
+func ended(d []byte, key, reason string) bool {
+	v, ok := after(d, key)
+	return ok && bytes.HasPrefix(v, []byte(strconv.Quote(reason)))
 }
 
 // hasText reports whether the key holds a string that is not empty.

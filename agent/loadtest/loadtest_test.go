@@ -91,6 +91,8 @@ func TestStreams(t *testing.T) {
 		{"a word that looks like an error", OpenAICompletions, `data: {"choices":[{"text":"\"error\": {"}],"error":null}` + "\n\n" + end, "", 1, 5, 0},
 		{"an empty piece of a character", OpenAICompletions, `data: {"choices":[{"text":"","finish_reason":null}]}` + "\n\n" + text + end, "", 2, 5, 1},
 		{"error inside a 200 stream", OpenAICompletions, text + "\x00" + `data: {"error":{"message":"dead"}}` + "\n\n" + end, FailedStream, 1, 5, 0},
+		{"ended by the engine", OpenAICompletions, text + `data: {"choices":[{"text":"","finish_reason":"abort"}]}` + "\n\n" + end, FailedStream, 1, 5, 0},
+		{"sglang: ended by the engine", SGLangGenerate, `data: {"text":"a","meta_info":{"finish_reason":{"type": "abort","message":"x"},"prompt_tokens":9,"completion_tokens":1}}` + "\n\n" + end, FailedStream, 0, 5, 0},
 		{"named error event", OpenAICompletions, "event: error\ndata: x\n\n", FailedStream, 0, 5, 0},
 		{"ends without its end", OpenAICompletions, text + text, FailedCut, 2, 5, 1},
 		{"ends amid an event", OpenAICompletions, text + `data: [DONE]`, FailedCut, 1, 5, 0},

@@ -15,7 +15,7 @@ const (
 	FailedNotReady   = "not_ready"    // no target became ready in time; nothing was sent
 	FailedTooMany    = "too_many"     // Config.MaxInFlight requests were open; nothing was sent
 	FailedConnect    = "connect"      // refused everywhere, reset or unreachable before an answer
-	FailedStream     = "stream_error" // an error event inside a stream of status 200
+	FailedStream     = "stream_error" // an error event or an abort inside a stream of status 200
 	FailedCut        = "cut"          // the stream ended before its end
 	FailedEmpty      = "empty"        // a complete stream without a token
 	FailedTimeout    = "timeout"      // Config.Timeout
