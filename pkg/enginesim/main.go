@@ -55,7 +55,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	return run(ctx, &sim.Env{
-		Options: opts, Stdout: stdout, Stderr: stderr, Getenv: os.Getenv, Self: self(args),
+		Options: opts, Stdout: stdout, Stderr: stderr, Getenv: os.Getenv, Self: self(args), Args: args,
 		Log: slog.New(slog.NewTextHandler(stderr, nil)).With("component", "sim-engine"),
 	}, argv)
 }

@@ -25,20 +25,29 @@ const (
 	DiesWith  Bond = "dies-with"  // ends when it ends, however it ends
 )
 
-// Children are helper processes: they hold a place in the process tree and nothing else.
+// Children are the processes beside the engine's front process: helpers, which hold a place in the
+// process tree and nothing else, and parts of the engine that do some of its work.
 type Children struct {
-	cmds  []*exec.Cmd
-	pipes []io.Closer
+	all   []*Child
+	ended chan *Child
+}
+
+// Child is one of them.
+type Child struct {
+	cmd  *exec.Cmd
+	pipe io.Closer     // its standard input
+	done chan struct{} // closed when it has ended
 }
 
 // Spawn starts one helper per title when Options.Children is on; End must be called.
 func (e *Env) Spawn(bond Bond, titles ...string) (*Children, error) {
-	c := &Children{}
+	c := &Children{ended: make(chan *Child, 8)}
 	if !e.Children {
 		return c, nil
 	}
 	for _, title := range titles {
-		if err := c.spawn(e.Self, bond, title); err != nil {
+		cmd := e.command(title, "--sim-child", string(bond)+","+title)
+		if _, err := c.start(cmd, bond); err != nil {
 			c.End()
 			return nil, fmt.Errorf("spawn helper %s: %w", title, err)
 		}
@@ -46,38 +55,84 @@ func (e *Env) Spawn(bond Bond, titles ...string) (*Children, error) {
 	return c, nil
 }
 
-func (c *Children) spawn(self []string, bond Bond, title string) error {
-	cmd := exec.Command(self[0], append(self[1:len(self):len(self)], "--sim-child", string(bond)+","+title)...)
+// Part starts this program once more with its own arguments, to be one part of the engine. It writes
+// to the same log.
+func (c *Children) Part(e *Env, bond Bond, part string) (*Child, error) {
+	cmd := e.command(part, append([]string{"--sim-part", part}, e.Args...)...)
+	cmd.Stdout, cmd.Stderr = e.Stdout, e.Stderr
+	p, err := c.start(cmd, bond)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", part, err)
+	}
+	return p, nil
+}
+
+// command runs this program again under another name.
+func (e *Env) command(title string, args ...string) *exec.Cmd {
+	cmd := exec.Command(e.Self[0], append(e.Self[1:len(e.Self):len(e.Self)], args...)...)
 	cmd.Args[0] = title
+	return cmd
+}
+
+func (c *Children) start(cmd *exec.Cmd, bond Bond) (*Child, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: bond == OwnGroup}
 	pipe, err := cmd.StdinPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
 		pipe.Close()
-		return err
+		return nil, err
 	}
-	c.cmds, c.pipes = append(c.cmds, cmd), append(c.pipes, pipe)
-	return nil
-}
-
-// End stops the helpers and waits for them.
-func (c *Children) End() {
-	for _, cmd := range c.cmds {
-		cmd.Process.Kill()
-	}
-	for i, cmd := range c.cmds {
+	p := &Child{cmd, pipe, make(chan struct{})}
+	c.all = append(c.all, p)
+	go func() {
 		cmd.Wait()
-		c.pipes[i].Close()
-	}
-	c.cmds, c.pipes = nil, nil
+		close(p.done)
+		c.ended <- p
+	}()
+	return p, nil
 }
 
-// BeChild is a helper's life: wait to be ended, or for the front process to go if bound to it.
+// Ended tells of each one that has ended.
+func (c *Children) Ended() <-chan *Child { return c.ended }
+
+// Signal sends a signal; one that has ended gets none.
+func (p *Child) Signal(s os.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// Wait waits for its end until ctx ends, then kills it. clean says that it ended by itself.
+func (p *Child) Wait(ctx context.Context) (clean bool) {
+	select {
+	case <-p.done:
+		return true
+	case <-ctx.Done():
+		p.Signal(os.Kill)
+		<-p.done
+		return false
+	}
+}
+
+// End kills those that still run and waits for them.
+func (c *Children) End() {
+	for _, p := range c.all {
+		p.Signal(os.Kill)
+	}
+	for _, p := range c.all {
+		<-p.done
+		p.pipe.Close()
+	}
+	c.all = nil
+}
+
+// Title names this process in the process list, as far as the system has it.
+func Title(title string) { os.WriteFile("/proc/self/comm", []byte(title), 0) }
+
+// BeChild is a helper's life: wait to be ended, or for the front process to go if bound to it. Once
+// its front process is gone, one with a process group of its own no longer obeys SIGTERM.
 func BeChild(ctx context.Context, spec string) int {
 	bond, title, _ := strings.Cut(spec, ",")
-	os.WriteFile("/proc/self/comm", []byte(title), 0) // as far as the system has it
+	Title(title)
+	parent := os.Getppid()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)
 	defer signal.Stop(signals)
@@ -88,11 +143,16 @@ func BeChild(ctx context.Context, spec string) int {
 	}
 	limit := time.NewTimer(orphanLimit)
 	defer limit.Stop()
-	select {
-	case <-signals:
-	case <-parentGone:
-	case <-limit.C:
-	case <-ctx.Done():
+	for {
+		select {
+		case <-signals:
+			if Bond(bond) == OwnGroup && os.Getppid() != parent {
+				continue
+			}
+		case <-parentGone:
+		case <-limit.C:
+		case <-ctx.Done():
+		}
+		return 0
 	}
-	return 0
 }

@@ -21,8 +21,9 @@ type Env struct {
 	Stdout, Stderr io.Writer
 	Getenv         func(string) string
 	Log            *slog.Logger // the simulation's own remarks, not the engine's log
-	// Self is the command that runs this program's sim-engine again, for helper processes.
-	Self []string
+	// Self is the command that runs this program's sim-engine again, for other processes of the engine,
+	// and Args what followed it.
+	Self, Args []string
 }
 
 // Announce says what this process is, before anything that looks like an engine's output.

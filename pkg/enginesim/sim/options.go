@@ -26,6 +26,7 @@ type Options struct {
 	DrainPoll time.Duration
 	Children  bool // spawn helper processes as the engine does
 	Child     string
+	Part      string // which part of the engine this process is; empty for the front process
 	Faults    live.Faults
 }
 
@@ -53,6 +54,7 @@ func ParseOptions(args []string, stderr io.Writer) (Options, []string, error) {
 	fs.DurationVar(&o.DrainPoll, "sim-drain-poll", 5*time.Second, "how often SGLang checks whether its drain is over")
 	fs.BoolVar(&o.Children, "sim-children", false, "spawn helper processes like the engine's")
 	fs.StringVar(&o.Child, "sim-child", "", "internal: be such a helper process")
+	fs.StringVar(&o.Part, "sim-part", "", "internal: be this part of the engine")
 	fs.Var(&faults, "sim-fault", "planted fault: crash@N, hang@N (requests), slow@DURATION:FACTOR, nan, empty; repeatable")
 	if err := fs.Parse(args); err != nil {
 		return o, nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/optiinfra/performance-agent/pkg/des"
@@ -25,6 +26,7 @@ type server struct {
 	engine  *live.Engine
 	metrics *metrics
 	output  live.Output
+	lost    atomic.Bool // the shard is gone
 }
 
 func (s *server) handler() http.Handler {
@@ -156,7 +158,9 @@ func (s *server) fail(w http.ResponseWriter, g generation, status int, kind, tex
 		wire.JSON(w, status, map[string]string{"error": text, "error_type": kind})
 		return
 	}
-	wire.Begin(w)
+	if !s.lost.Load() {
+		wire.Begin(w) // what is lost has begun
+	}
 	b, err := json.Marshal(g.event(text, kind))
 	if err != nil {
 		panic(err) // texts alone
@@ -202,7 +206,10 @@ func (s *server) run(w http.ResponseWriter, r *http.Request, g generation) {
 	a := wire.Answer{Call: call, Finish: finish, Word: func(n int) string { return prompt.Word(n, s.output) }}
 	if err := s.reply(r.Context(), w, g, a); err != nil {
 		s.engine.Cancel(call)
-		if errors.Is(err, live.ErrStopped) {
+		switch {
+		case errors.Is(err, live.ErrStopped) && s.lost.Load():
+			s.fail(w, g, http.StatusFailedDependency, "generation", "Request failed during generation: Server error: transport error")
+		case errors.Is(err, live.ErrStopped):
 			panic(http.ErrAbortHandler) // the router was killed under its clients
 		}
 	}

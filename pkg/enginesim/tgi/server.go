@@ -1,9 +1,11 @@
 // Package tgi is a simulated Text Generation Inference 3.3.7 launcher with its router: flags and
 // refusals, log lines, routes, metrics and the way it starts and stops.
 //
+// With helper processes, launcher, router and shard are three as in the real one: killed, the launcher
+// leaves the others behind, and the router goes on serving. Without, one process is all of them.
+//
 // Known differences: speculation switches chunked prefill off as it does in the real one but makes
-// nothing faster, launcher and router are one process: killed, it stops serving, and without chunked
-// prefill a request's tokens may not exceed the prefill budget.
+// nothing faster, and without chunked prefill a request's tokens may not exceed the prefill budget.
 package tgi
 
 import (
@@ -54,7 +56,9 @@ func Run(ctx context.Context, env *sim.Env, argv []string) int {
 		fmt.Fprintln(env.Stderr, "sim-engine:", err)
 		return 2
 	}
-	env.Announce(args.Inert)
+	if env.Part == "" {
+		env.Announce(args.Inert)
+	}
 	log := &sim.LineLog{W: env.Stdout, Prefix: func(t time.Time) string {
 		return t.UTC().Format("2006-01-02T15:04:05.000000Z") + "  INFO text_generation_launcher: [simulated] "
 	}}
@@ -73,13 +77,16 @@ func (p *process) run(ctx context.Context, args *cli.Args) int {
 	if err != nil {
 		return p.refuse(err)
 	}
+	if p.env.Part == router {
+		return p.route(ctx, set)
+	}
 	if !args.Has("max-batch-prefill-tokens") {
 		p.log.Printf("Default `max_batch_prefill_tokens` to %d", set.prefill)
 	}
 	for _, w := range set.warnings() {
 		p.log.Print("WARN " + w)
 	}
-	children, err := p.env.Spawn(sim.OwnGroup, "text-generation-server", "text-generation-router")
+	children, err := p.env.Spawn(sim.OwnGroup, "text-generation-server")
 	if err != nil {
 		return p.refuse(err)
 	}
@@ -98,14 +105,22 @@ func (p *process) run(ctx context.Context, args *cli.Args) int {
 	if p.env.StartUp(ctx, p.warm(set), p.log.Print) != nil {
 		return 0
 	}
-	ln, err := net.Listen("tcp", net.JoinHostPort(set.host, strconv.Itoa(set.port)))
+	if p.env.Children {
+		return p.supervise(ctx, set, children)
+	}
+	ln, err := listen(set)
 	if err != nil {
-		if sim.PortTaken(err) {
-			err = fmt.Errorf("WebserverFailed\nError: Axum webserver error: Address already in use (os error 98) on %s:%d", set.host, set.port)
-		}
 		return p.refuse(err)
 	}
 	return p.serve(ctx, set, ln)
+}
+
+func listen(set *settings) (net.Listener, error) {
+	ln, err := net.Listen("tcp", net.JoinHostPort(set.host, strconv.Itoa(set.port)))
+	if err != nil && sim.PortTaken(err) {
+		return nil, fmt.Errorf("WebserverFailed\nError: Axum webserver error: Address already in use (os error 98) on %s:%d", set.host, set.port)
+	}
+	return ln, err
 }
 
 // refuse prints the launcher's last words.
@@ -141,38 +156,49 @@ func pyBool(b bool) string {
 	return "False"
 }
 
-func (p *process) serve(ctx context.Context, set *settings, ln net.Listener) int {
+// start makes the router and lets its engine run until life ends; stopped is closed then.
+func (p *process) start(life context.Context, set *settings) (srv *server, stopped chan struct{}, err error) {
 	core, err := p.machine.Core(set.core, set.layout)
+	if err != nil {
+		return nil, nil, err
+	}
+	srv = &server{set: set, metrics: newMetrics(set), output: p.env.Faults.Output}
+	srv.engine = live.New(core, srv.metrics, p.env.Faults, p.env.Log)
+	stopped = make(chan struct{})
+	go func() { srv.engine.Run(life); close(stopped) }()
+	return srv, stopped, nil
+}
+
+// serve is the whole engine in one process.
+func (p *process) serve(ctx context.Context, set *settings, ln net.Listener) int {
+	life, kill := context.WithCancel(context.WithoutCancel(ctx))
+	defer kill()
+	srv, stopped, err := p.start(life, set)
 	if err != nil {
 		ln.Close()
 		return p.refuse(err)
 	}
-	srv := &server{set: set, metrics: newMetrics(set), output: p.env.Faults.Output}
-	srv.engine = live.New(core, srv.metrics, p.env.Faults, p.env.Log)
-	life, kill := context.WithCancel(context.WithoutCancel(ctx))
-	stopped := make(chan struct{})
-	go func() { srv.engine.Run(life); close(stopped) }()
 	web := sim.Serve(ln, srv.handler(), 0)
 	p.log.Print("Connected")
 
 	<-ctx.Done()
-	p.drain(life, srv, web)
-	kill()
-	<-stopped
-	return 0
-}
-
-// drain closes the port at once, lets what runs and waits finish within the grace, and cuts the rest.
-func (p *process) drain(life context.Context, srv *server, web *sim.Server) {
 	p.log.Print("Terminating webserver")
 	p.log.Print("Waiting for webserver to gracefully shutdown")
 	end := leavingIdle
 	if srv.engine.InFlight() > 0 {
 		end = leaving
 	}
-	limit, cancel := context.WithTimeout(life, time.Duration(srv.set.graceful)*time.Second)
+	drain(life, srv, web)
+	p.env.StartUp(life, []sim.Phase{{Lasts: end, Lines: []string{"webserver terminated", "Shutting down shards"}}}, p.log.Print)
+	kill()
+	<-stopped
+	return 0
+}
+
+// drain closes the port at once, lets what runs and waits finish within the grace, and cuts the rest.
+func drain(ctx context.Context, srv *server, web *sim.Server) {
+	limit, cancel := context.WithTimeout(ctx, time.Duration(srv.set.graceful)*time.Second)
 	defer cancel()
 	web.Shutdown(limit)
 	srv.engine.CancelAll()
-	p.env.StartUp(life, []sim.Phase{{Lasts: end, Lines: []string{"webserver terminated", "Shutting down shards"}}}, p.log.Print)
 }
