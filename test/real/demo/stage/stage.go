@@ -251,10 +251,8 @@ func (s *Stage) Engine(ctx context.Context, r *Replica) (api.Engine, error) {
 		return api.Engine{}, err
 	}
 	for _, a := range agents.Items {
-		for _, e := range a.Engines {
-			if e.Name == r.Name {
-				return e, nil
-			}
+		if a.ID == r.Name && len(a.Engines) == 1 {
+			return a.Engines[0], nil
 		}
 	}
 	return api.Engine{}, fmt.Errorf("the control plane knows no engine %s", r.Name)
