@@ -282,9 +282,11 @@ func honest(t *testing.T, q quantity, runs []run) {
 	}
 }
 
-// explain says how far either client's clock is from the engine's.
+// explain says how far apart the two sent the same request, and how far either client's clock is from
+// the engine's.
 func explain(t *testing.T, theirs, ours []run) {
 	t.Helper()
+	t.Logf("requests sent later than by perf-agent's first round, ms p50 and p99: vllm bench %.1f, perf-agent %.1f", lateness(ours[0], theirs), lateness(ours[0], ours))
 	for _, c := range []struct {
 		name           string
 		client, engine func(run) float64
@@ -296,6 +298,18 @@ func explain(t *testing.T, theirs, ours []run) {
 		t.Logf("mean %s in ms: vllm bench %.1f where the engine says %.1f (%+.1f), perf-agent %.1f where the engine says %.1f (%+.1f)", c.name, a, ea, a-ea, b, eb, b-eb)
 		t.Logf("mean %s in ms of each round, by the engine: during vllm bench %.0f, during perf-agent %.0f", c.name, each(theirs, c.engine), each(ours, c.engine))
 	}
+}
+
+// lateness of each run's requests against those of one run, from the first request on, in ms.
+func lateness(of run, runs []run) (late [][2]float64) {
+	for _, r := range runs {
+		v := make([]float64, len(r.StartTimes))
+		for i := range v {
+			v[i] = 1000 * (r.StartTimes[i] - r.StartTimes[0] - of.StartTimes[i] + of.StartTimes[0])
+		}
+		late = append(late, [2]float64{percentile(v, .50), percentile(v, .99)})
+	}
+	return late
 }
 
 func each(rs []run, of func(run) float64) (v []float64) {
