@@ -179,7 +179,7 @@ func (n *Node) TransferLeadership(ctx context.Context, to string) error {
 }
 
 // await waits for a Raft future. Futures cannot be cancelled: one that ctx left behind ends when Raft
-// answers it.
+// answers it, or with the process if Raft has shut down before.
 func (n *Node) await(ctx context.Context, future func() error) error {
 	answered := make(chan error, 1)
 	go func() { answered <- future() }()

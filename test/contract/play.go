@@ -54,7 +54,7 @@ type player struct {
 	Subject
 	dialect
 	client  http.Client
-	prompts int // made so far: none is like another
+	prompts atomic.Int64 // made so far: none is like another
 	facts   Facts
 }
 
@@ -94,10 +94,10 @@ var everybody = []call{
 
 // prompt of n tokens that none before began with.
 func (p *player) prompt(n int) string {
-	p.prompts++
+	made := int(p.prompts.Add(1))
 	ids, words := make([]string, n), make([]string, n)
 	for i := range n {
-		ids[i] = strconv.Itoa(10 + (p.prompts*31+i*7)%1000)
+		ids[i] = strconv.Itoa(10 + (made*31+i*7)%1000)
 		words[i] = "w" + ids[i]
 	}
 	if p.texts {
