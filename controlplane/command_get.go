@@ -179,10 +179,10 @@ func enginesTable(w io.Writer, v any) {
 	}
 }
 
-// healthWords of an engine; while it starts, with the step it has reached.
+// healthWords of an engine; while it is not serving, with the last step that its log shows.
 func healthWords(e api.Engine) string {
 	if n := len(e.StartSteps); n > 0 {
-		return strings.TrimPrefix(e.Health+"; starting: "+e.StartSteps[n-1], "; ")
+		return strings.TrimPrefix(e.Health+"; its log: "+e.StartSteps[n-1], "; ")
 	}
 	return e.Health
 }

@@ -3,7 +3,6 @@ package loadtest
 import (
 	"bytes"
 	"encoding/json"
-	"strconv"
 )
 
 // kind of an event's meaning to a client that times tokens.
@@ -32,7 +31,7 @@ func (a API) classify(e event) verdict {
 	if string(d) == "[DONE]" {
 		return verdict{kind: done, last: true}
 	}
-	if string(e.name) == "error" || hasValue(d, `"error":`) || ended(d, `"finish_reason":`, "abort") || a == SGLangGenerate && ended(d, `"type":`, "abort") {
+	if string(e.name) == "error" || hasValue(d, `"error":`) || aborted(d, `"finish_reason":`) || a == SGLangGenerate && aborted(d, `"type":`) {
 		return verdict{kind: failed}
 	}
 	switch a {
@@ -97,11 +96,10 @@ func hasValue(d []byte, key string) bool {
 	return ok && !bytes.HasPrefix(v, []byte("null"))
 }
 
-// ended reports whether the key holds this reason: an engine that shuts down ends streams with "abort",
-// whole in form.
-func ended(d []byte, key, reason string) bool {
+// aborted reports whether the key holds "abort": so an engine that shuts down ends a stream, whole in form.
+func aborted(d []byte, key string) bool {
 	v, ok := after(d, key)
-	return ok && bytes.HasPrefix(v, []byte(strconv.Quote(reason)))
+	return ok && bytes.HasPrefix(v, []byte(`"abort"`))
 }
 
 // hasText reports whether the key holds a string that is not empty.

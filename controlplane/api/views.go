@@ -33,7 +33,7 @@ type Engine struct {
 	FailedReason    string            `json:"failed_reason,omitempty"`
 	FailedLog       string            `json:"failed_log,omitempty" doc:"the engine's last lines before it was taken back"`
 	Health          string            `json:"health,omitempty"`
-	StartSteps      []string          `json:"start_steps,omitempty" doc:"what the engine's log shows of its start, in order, while it is not serving"`
+	StartSteps      []string          `json:"start_steps,omitempty" doc:"what the log of the engine's process shows of its start and its end, in order, while it is not serving"`
 	OperatorDrained bool              `json:"operator_drained"`
 	CutRequests     uint32            `json:"cut_requests" doc:"requests that the last drain had to cut at its limit"`
 	Settings        map[string]string `json:"settings" doc:"knobs in effect as far as they are known"`

@@ -108,20 +108,16 @@ func New(cfg Config) *Store {
 	return &Store{cfg: cfg.withDefaults(), names: newNames(), rings: map[string]*ring{}}
 }
 
-// Add keeps a copy of a window, in any order of arrival. A window that is not kept is counted and answered with one of this package's errors.
+// Add keeps a copy of a window, in any order of arrival. A window that is not kept is counted and
+// answered with one of this package's errors.
 func (s *Store) Add(w *fleet.Window) error {
 	now := s.cfg.Now()
+	if err := s.inReach(w.Start, now); err != nil {
+		return err
+	}
 	raw := s.names.pack(w)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case w.Start.After(now.Add(s.cfg.Skew)):
-		s.stats.Future++
-		return ErrFuture
-	case !w.Start.After(now.Add(-time.Duration(s.cfg.Seconds) * time.Second)):
-		s.stats.TooOld++
-		return ErrTooOld
-	}
 	r := s.rings[w.Instance]
 	if r == nil {
 		if len(s.rings) >= s.cfg.Instances {
@@ -143,6 +139,21 @@ func (s *Store) Add(w *fleet.Window) error {
 	}
 	s.stats.Added++
 	s.shrink(r)
+	return nil
+}
+
+// inReach counts and refuses what begins too early or too late.
+func (s *Store) inReach(start, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case start.After(now.Add(s.cfg.Skew)):
+		s.stats.Future++
+		return ErrFuture
+	case !start.After(now.Add(-time.Duration(s.cfg.Seconds) * time.Second)):
+		s.stats.TooOld++
+		return ErrTooOld
+	}
 	return nil
 }
 

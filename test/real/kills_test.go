@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -222,7 +223,22 @@ func (k *kills) replaced(tree []int) {
 	}
 	k.t.Logf("out of rotation after %.1f s, %d old processes gone after %.1f s, serving again after %.1f s", out.Seconds(), len(tree), gone.Seconds(), time.Since(from).Seconds())
 	k.answered(5)
+	k.caughtUp()
 }
+
+// caughtUp waits until what was held during a restart is served. vLLM sends its headers before it takes
+// a request in, and an answer that has begun cannot be sent again: killed amid a backlog, it would cut
+// requests without a token.
+func (k *kills) caughtUp() {
+	k.t.Helper()
+	k.wait("the backlog is served", 2*time.Minute, func() bool {
+		waiting, open := k.stage.Gateway().Queue()
+		return waiting == 0 && open <= usuallyOpen
+	})
+}
+
+// usuallyOpen bounds the requests that are open at once under light traffic.
+const usuallyOpen = 4
 
 // startIsTold: while the engine starts, the control plane tells how far it has come.
 func (k *kills) startIsTold() {
@@ -233,7 +249,8 @@ func (k *kills) startIsTold() {
 		if err == nil {
 			last = e
 		}
-		return err == nil && !e.Serving && len(e.StartSteps) > 0
+		// "serving" was said by the process before
+		return err == nil && !e.Serving && len(e.StartSteps) > 0 && !slices.Contains(e.StartSteps, "serving")
 	})
 	k.t.Logf("starting: %s", strings.Join(last.StartSteps, "; "))
 }

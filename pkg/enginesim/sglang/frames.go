@@ -113,8 +113,9 @@ type finishReason struct {
 	Length int    `json:"length"`
 }
 
-// native is one object of /generate; finish is empty but for the last.
-func native(id, text, finish string, n int, c *live.Call) string {
+// native is one object of /generate after n tokens: it shows those after the first told ones. finish is
+// empty but for the last.
+func native(id, text, finish string, told, n int, c *live.Call) string {
 	now := float64(time.Now().UnixMicro()) / 1e6
 	m := meta{
 		ID: id, Prompt: c.PromptTokens, Completion: n, Cached: c.Cached, Weights: "default",
@@ -132,9 +133,9 @@ func native(id, text, finish string, n int, c *live.Call) string {
 			Decoded: float64(n) / max(took-first, time.Millisecond).Seconds(), Versions: []map[string]any{{"version": "default", "start": 0, "end": n}},
 		}
 	}
-	ids := make([]int, n)
+	ids := make([]int, n-told)
 	for i := range ids {
-		ids[i] = firstID + i
+		ids[i] = firstID + told + i
 	}
 	b, err := json.Marshal(struct {
 		Text string `json:"text"`
@@ -153,13 +154,18 @@ const firstID = 100
 // nativeFrames streams /generate: the text so far in each event, or only what is new.
 func nativeFrames(id string, c *live.Call, incremental bool) wire.Frames {
 	var sofar strings.Builder
+	told := 0
 	return wire.Frames{
 		Token: func(b []byte, n int, text, last string) []byte {
 			if !incremental {
 				sofar.WriteString(text)
 				text = sofar.String()
 			}
-			return append(b, "data: "+native(id, text, last, n, c)+"\n\n"...)
+			b = append(b, "data: "+native(id, text, last, told, n, c)+"\n\n"...)
+			if incremental {
+				told = n
+			}
+			return b
 		},
 		End: func(string) string { return "data: [DONE]\n\n" },
 	}

@@ -220,7 +220,7 @@ func (s *server) native(w http.ResponseWriter, r *http.Request) {
 		g.limit = 128
 	}
 	g.frames = func(c *live.Call) wire.Frames { return nativeFrames(g.id, c, s.set.incremental) }
-	g.body = func(c *live.Call, text, finish string) string { return native(g.id, text, finish, c.Seen(), c) }
+	g.body = func(c *live.Call, text, finish string) string { return native(g.id, text, finish, 0, c.Seen(), c) }
 	s.run(w, r, g)
 }
 
@@ -357,7 +357,7 @@ func (s *server) loads(w http.ResponseWriter, r *http.Request) {
 			"num_used_tokens": st.KVUsed, "num_active_tokens": st.KVUsed, "num_total_tokens": st.KVUsed, "num_prealloc_ready_tokens": 0, "max_total_num_tokens": st.KVTotal,
 			"token_usage": usage, "gen_throughput": perSecond, "cache_hit_rate": hits, "utilization": float64(st.Running) / float64(max(s.set.maxRunning, 1)),
 			"total_prefill_busy_us": 0, "total_prefill_uncached_tokens": st.ComputedTokens, "decode_moments": []float64{0, 0, 0},
-			"memory": map[string]any{"weight_gb": s.set.memory.WeightBytes / gib, "kv_cache_gb": s.set.memory.KVBytes / gib, "graph_gb": s.set.memory.GraphBytes / gib, "token_capacity": st.KVTotal},
+			"memory": map[string]any{"weight_gb": gib(s.set.memory.WeightBytes), "kv_cache_gb": gib(s.set.memory.KVBytes), "graph_gb": gib(s.set.memory.GraphBytes), "token_capacity": st.KVTotal},
 			"queues": map[string]int{"waiting": st.Waiting, "grammar": 0, "paused": 0, "retracted": 0, "prealloc_ready": 0},
 			"disaggregation": map[string]any{
 				"mode": "null", "prefill_bootstrap_queue_reqs": 0, "prefill_inflight_queue_reqs": 0, "decode_prealloc_queue_reqs": 0,
@@ -367,7 +367,7 @@ func (s *server) loads(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-const gib = 1 << 30
+func gib(bytes float64) float64 { return bytes / (1 << 30) }
 
 // serverInfo shows every resolved setting, as SGLang does. The real server also shows its keys here;
 // this one has the good sense not to.

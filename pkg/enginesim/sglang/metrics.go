@@ -121,7 +121,6 @@ func (m *metrics) declareHistograms() {
 }
 
 func (m *metrics) declareGauges(start []phase) {
-	gb := func(b float64) float64 { return b / (1 << 30) }
 	pid := strconv.Itoa(os.Getpid())
 	for _, g := range []struct {
 		name, help string
@@ -131,8 +130,8 @@ func (m *metrics) declareGauges(start []phase) {
 		{"num_retracted_reqs", "The number of retracted requests.", 0, []string{"pid", pid}},
 		{"num_paused_reqs", "The number of paused requests by async weight sync.", 0, []string{"pid", pid}},
 		{"max_total_num_tokens", "Maximum total number of tokens in the KV cache pool.", float64(m.set.core.KVTokens), nil},
-		{"weight_memory_usage_gb", "Memory used by model weights in GB.", gb(m.set.memory.WeightBytes), nil},
-		{"kv_cache_memory_usage_gb", "Memory used by the KV cache pools in GB.", gb(m.set.memory.KVBytes), nil},
+		{"weight_memory_usage_gb", "Memory used by model weights in GB.", gib(m.set.memory.WeightBytes), nil},
+		{"kv_cache_memory_usage_gb", "Memory used by the KV cache pools in GB.", gib(m.set.memory.KVBytes), nil},
 		{"page_size", "KV cache page size in tokens.", float64(m.set.page), nil},
 		{"num_pages", "Number of KV cache pages.", float64(m.set.core.KVTokens / m.set.page), nil},
 		{"context_len", "Maximum context length.", float64(m.set.core.MaxModelLen), nil},
@@ -175,7 +174,7 @@ func (m *metrics) declareGauges(start []phase) {
 		{"spec_cap_length", "Cap of the speculated length.", 0, nil},
 		{"spec_num_draft_tokens", "Number of draft tokens.", 0, nil},
 		{"spec_num_steps", "Number of speculative steps.", 0, nil},
-		{"startup_available_gpu_memory_gb", "Memory that start-up left free in GB.", gb(m.set.memory.KVBytes) / 10, nil},
+		{"startup_available_gpu_memory_gb", "Memory that start-up left free in GB.", gib(m.set.memory.KVBytes) / 10, nil},
 		{"is_cuda_graph", "Whether the batch is using CUDA graph.", 0, nil},
 	} {
 		s := m.reg.Gauge("sglang:"+g.name, g.help).With(m.scheduler(g.extra...)...)
@@ -184,7 +183,7 @@ func (m *metrics) declareGauges(start []phase) {
 	}
 	graph := m.reg.Gauge("sglang:graph_memory_usage_gb", "Memory used by captured device graphs in GB.")
 	graph.With(m.scheduler("phase", "prefill")...)
-	graph.With(m.scheduler("phase", "decode")...).Set(gb(m.set.memory.GraphBytes))
+	graph.With(m.scheduler("phase", "decode")...).Set(gib(m.set.memory.GraphBytes))
 	phases := m.reg.Gauge("sglang:startup_time_seconds", "Engine startup duration by phase in seconds.")
 	for _, p := range start {
 		phases.With(m.front("phase", p.name)...).Set(p.took.Seconds())

@@ -122,7 +122,6 @@ func (p *process) refuse(err error) int {
 }
 
 func (p *process) phases(s *settings) []sim.Phase {
-	gib := func(b float64) float64 { return b / (1 << 30) }
 	free := p.machine.MemoryGiB() - gib(s.memory.WeightBytes) - gib(contextGuess)
 	left := free - gib(s.memory.KVBytes)
 	capture, lines := capturing, []string{"Capture decode CUDA graph begin. This can take up to several minutes.", "Capture decode CUDA graph end."}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -158,14 +159,28 @@ func (s *server) fail(w http.ResponseWriter, g generation, status int, kind, tex
 		wire.JSON(w, status, map[string]string{"error": text, "error_type": kind})
 		return
 	}
-	if !s.lost.Load() {
-		wire.Begin(w) // what is lost has begun
-	}
+	wire.Begin(w)
+	g.write(w, text, kind)
+}
+
+// write writes an error into a stream that has begun.
+func (g generation) write(w io.Writer, text, kind string) {
 	b, err := json.Marshal(g.event(text, kind))
 	if err != nil {
 		panic(err) // texts alone
 	}
 	fmt.Fprintf(w, "data: %s\n\n", b)
+}
+
+// crash ends an answer whose shard is gone.
+func (s *server) crash(w http.ResponseWriter, g generation) {
+	const kind, text = "generation", "Request failed during generation: Server error: transport error"
+	if !g.request.Stream {
+		s.fail(w, g, http.StatusFailedDependency, kind, text)
+		return
+	}
+	s.metrics.failed(kind)
+	g.write(w, text, kind)
 }
 
 func (s *server) invalid(w http.ResponseWriter, g generation, text string) {
@@ -208,7 +223,7 @@ func (s *server) run(w http.ResponseWriter, r *http.Request, g generation) {
 		s.engine.Cancel(call)
 		switch {
 		case errors.Is(err, live.ErrStopped) && s.lost.Load():
-			s.fail(w, g, http.StatusFailedDependency, "generation", "Request failed during generation: Server error: transport error")
+			s.crash(w, g)
 		case errors.Is(err, live.ErrStopped):
 			panic(http.ErrAbortHandler) // the router was killed under its clients
 		}

@@ -2,6 +2,7 @@ package tgi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -50,8 +51,8 @@ func (p *process) supervise(ctx context.Context, set *settings, children *sim.Ch
 
 // The launcher's last words about either of its children.
 var (
-	errWebserver = fmt.Errorf("WebserverFailed")
-	errShard     = fmt.Errorf("ShardFailed")
+	errWebserver = errors.New("WebserverFailed")
+	errShard     = errors.New("ShardFailed")
 )
 
 // route is the router: it serves until SIGTERM, and fails all that is open when the launcher says that
@@ -64,32 +65,21 @@ func (p *process) route(ctx context.Context, set *settings) int {
 	if err := set.fit(p.machine); err != nil {
 		return p.refuse(err)
 	}
-	ln, err := listen(set)
+	w, err := p.start(ctx, set)
 	if err != nil {
 		return p.refuse(err)
 	}
-	life, kill := context.WithCancel(context.WithoutCancel(ctx))
-	defer kill()
-	srv, stopped, err := p.start(life, set)
-	if err != nil {
-		ln.Close()
-		return p.refuse(err)
-	}
-	web := sim.Serve(ln, srv.handler(), 0)
-	p.log.Print("Connected")
-	code := 0
+	defer w.stop()
 	select {
 	case <-ctx.Done():
-		drain(life, srv, web)
+		w.drain()
+		return 0
 	case <-lost:
-		code = 1
-		srv.lost.Store(true)
-		srv.engine.CancelAll()
-		limit, cancel := context.WithTimeout(life, crashing/2)
-		defer cancel()
-		web.Shutdown(limit)
 	}
-	kill()
-	<-stopped
-	return code
+	w.lost.Store(true)
+	w.engine.CancelAll()
+	limit, cancel := context.WithTimeout(w.life, crashing/2)
+	defer cancel()
+	w.web.Shutdown(limit)
+	return 1
 }

@@ -108,11 +108,7 @@ func (p *process) run(ctx context.Context, args *cli.Args) int {
 	if p.env.Children {
 		return p.supervise(ctx, set, children)
 	}
-	ln, err := listen(set)
-	if err != nil {
-		return p.refuse(err)
-	}
-	return p.serve(ctx, set, ln)
+	return p.serve(ctx, set)
 }
 
 func listen(set *settings) (net.Listener, error) {
@@ -156,49 +152,58 @@ func pyBool(b bool) string {
 	return "False"
 }
 
-// start makes the router and lets its engine run until life ends; stopped is closed then.
-func (p *process) start(life context.Context, set *settings) (srv *server, stopped chan struct{}, err error) {
+// webserver is a router that serves.
+type webserver struct {
+	*server
+	web  *sim.Server
+	life context.Context // of the engine behind it
+	stop func()          // ends the engine and waits for its end
+}
+
+// start makes the router and serves on its port.
+func (p *process) start(ctx context.Context, set *settings) (*webserver, error) {
 	core, err := p.machine.Core(set.core, set.layout)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	srv = &server{set: set, metrics: newMetrics(set), output: p.env.Faults.Output}
-	srv.engine = live.New(core, srv.metrics, p.env.Faults, p.env.Log)
-	stopped = make(chan struct{})
-	go func() { srv.engine.Run(life); close(stopped) }()
-	return srv, stopped, nil
+	ln, err := listen(set)
+	if err != nil {
+		return nil, err
+	}
+	w := &webserver{server: &server{set: set, metrics: newMetrics(set), output: p.env.Faults.Output}}
+	w.engine = live.New(core, w.metrics, p.env.Faults, p.env.Log)
+	life, kill := context.WithCancel(context.WithoutCancel(ctx))
+	stopped := make(chan struct{})
+	go func() { w.engine.Run(life); close(stopped) }()
+	w.life, w.stop = life, func() { kill(); <-stopped }
+	w.web = sim.Serve(ln, w.handler(), 0)
+	p.log.Print("Connected")
+	return w, nil
 }
 
 // serve is the whole engine in one process.
-func (p *process) serve(ctx context.Context, set *settings, ln net.Listener) int {
-	life, kill := context.WithCancel(context.WithoutCancel(ctx))
-	defer kill()
-	srv, stopped, err := p.start(life, set)
+func (p *process) serve(ctx context.Context, set *settings) int {
+	w, err := p.start(ctx, set)
 	if err != nil {
-		ln.Close()
 		return p.refuse(err)
 	}
-	web := sim.Serve(ln, srv.handler(), 0)
-	p.log.Print("Connected")
-
+	defer w.stop()
 	<-ctx.Done()
 	p.log.Print("Terminating webserver")
 	p.log.Print("Waiting for webserver to gracefully shutdown")
 	end := leavingIdle
-	if srv.engine.InFlight() > 0 {
+	if w.engine.InFlight() > 0 {
 		end = leaving
 	}
-	drain(life, srv, web)
-	p.env.StartUp(life, []sim.Phase{{Lasts: end, Lines: []string{"webserver terminated", "Shutting down shards"}}}, p.log.Print)
-	kill()
-	<-stopped
+	w.drain()
+	p.env.StartUp(w.life, []sim.Phase{{Lasts: end, Lines: []string{"webserver terminated", "Shutting down shards"}}}, p.log.Print)
 	return 0
 }
 
 // drain closes the port at once, lets what runs and waits finish within the grace, and cuts the rest.
-func drain(ctx context.Context, srv *server, web *sim.Server) {
-	limit, cancel := context.WithTimeout(ctx, time.Duration(srv.set.graceful)*time.Second)
+func (w *webserver) drain() {
+	limit, cancel := context.WithTimeout(w.life, time.Duration(w.set.graceful)*time.Second)
 	defer cancel()
-	web.Shutdown(limit)
-	srv.engine.CancelAll()
+	w.web.Shutdown(limit)
+	w.engine.CancelAll()
 }
