@@ -92,6 +92,15 @@ func (s *Sketch) CountAbove(x float64) float64 {
 	return n
 }
 
+// Each calls f with every occupied bin in rising order: a value that stands for the bin, and how many
+// values it holds.
+func (s *Sketch) Each(f func(value, count float64)) {
+	s.dd.ForEach(func(v, count float64) bool {
+		f(v, count)
+		return false
+	})
+}
+
 // Merge adds all values of o, exactly.
 func (s *Sketch) Merge(o *Sketch) error {
 	if o == nil || o.dd.IsEmpty() {

@@ -1,0 +1,159 @@
+package history
+
+import (
+	"math"
+	"sync"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+)
+
+// Kind of a series decides what five minutes of it become.
+type Kind byte
+
+// Kinds.
+const (
+	// Counter only grows; its last value stands for the five minutes.
+	Counter Kind = iota + 1
+	// Gauge goes up and down; its mean does.
+	Gauge
+	// Histogram is a native histogram whose counts only grow; its last state does.
+	Histogram
+)
+
+func (k Kind) encoding() chunkenc.Encoding {
+	if k == Histogram {
+		return chunkenc.EncFloatHistogram
+	}
+	return chunkenc.EncXOR
+}
+
+// sample is one point; h is nil unless the series is of histograms.
+type sample struct {
+	t int64 // Unix milliseconds
+	v float64
+	h *histogram.FloatHistogram
+}
+
+func (s sample) stale() bool {
+	if s.h != nil {
+		return value.IsStaleNaN(s.h.Sum)
+	}
+	return value.IsStaleNaN(s.v)
+}
+
+// memSeries is one series. Its samples are in order of time.
+type memSeries struct {
+	labels labels.Labels
+	kind   Kind
+
+	mu    sync.Mutex // guards what follows
+	raw   track
+	down  track
+	block block // the five minutes that are not over
+	last  sample
+}
+
+// block gathers the raw samples of one stretch of Config.Downsample.
+type block struct {
+	number int64
+	last   sample
+	sum    float64
+	n      int
+}
+
+// append takes a sample that is newer than the last one, and returns how many bytes the series grew by.
+func (s *memSeries) append(p sample, downMS int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.t <= s.last.t && s.last.t != 0 {
+		return 0, ErrOutOfOrder
+	}
+	before := s.bytes()
+	number := p.t / downMS
+	if s.block.n > 0 && (number != s.block.number || p.stale()) {
+		if err := s.down.append(s.kind, s.blockSample()); err != nil {
+			return 0, err
+		}
+		s.block = block{}
+	}
+	if err := s.raw.append(s.kind, p); err != nil {
+		return 0, err
+	}
+	s.last = p
+	if p.stale() {
+		if err := s.down.append(s.kind, p); err != nil {
+			return 0, err
+		}
+	} else {
+		s.block.number, s.block.last = number, p
+		s.block.sum += p.v
+		s.block.n++
+	}
+	return s.bytes() - before, nil
+}
+
+// bytes of the samples. The caller holds mu.
+func (s *memSeries) bytes() int { return s.raw.bytes() + s.down.bytes() }
+
+// blockSample stands for the block.
+func (s *memSeries) blockSample() sample {
+	p := s.block.last
+	if s.kind == Gauge {
+		p.v = s.block.sum / float64(s.block.n)
+	}
+	return p
+}
+
+// expire drops whole chunks that end before rawMin and downMin, and returns the bytes given back.
+func (s *memSeries) expire(rawMin, downMin int64) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.bytes()
+	s.raw.expire(rawMin)
+	s.down.expire(downMin)
+	return before - s.bytes()
+}
+
+// empty reports whether nothing is kept any more; not so of a series that waits for its first sample.
+func (s *memSeries) empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.t != 0 && len(s.raw.pieces) == 0 && len(s.down.pieces) == 0
+}
+
+// oldest times kept; 0 when there are none.
+func (s *memSeries) oldest() (raw, down int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.raw.oldest(), s.down.oldest()
+}
+
+// latest value; false when there is none or it is a staleness marker.
+func (s *memSeries) latest() (sample, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last, s.last.t != 0 && !s.last.stale()
+}
+
+// between returns stretches that hold the samples of [from, to], in order of time: raw ones, and
+// five-minute ones for what is older than the oldest raw one.
+func (s *memSeries) between(from, to int64) []stretch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	edge := s.raw.oldest()
+	if edge == 0 {
+		edge = math.MaxInt64
+	}
+	found := s.down.between(nil, from, min(to, edge-1))
+	return s.raw.between(found, max(from, edge), to)
+}
+
+// touches reports whether the series may have samples within [from, to].
+func (s *memSeries) touches(from, to int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.raw.touches(from, to) || s.down.touches(from, to)
+}
