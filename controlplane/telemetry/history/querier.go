@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -26,7 +25,8 @@ type querier struct {
 // Close implements storage.LabelQuerier.
 func (q *querier) Close() error { return nil }
 
-// Select implements storage.Querier. What comes back does not change while it is read.
+// Select implements storage.Querier. What comes back does not change while it is read; it may begin
+// before and end after the span, by less than a piece, which PromQL's engine does not mind.
 func (q *querier) Select(_ context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	from, to := q.mint, q.maxt
 	if hints != nil {
@@ -34,10 +34,16 @@ func (q *querier) Select(_ context.Context, _ bool, hints *storage.SelectHints, 
 	}
 	found := &seriesSet{}
 	for _, s := range q.head.matching(matchers) {
-		if stretches := s.between(from, to); len(stretches) > 0 {
+		chunks, err := s.between(from, to)
+		if err != nil {
+			return storage.ErrSeriesSet(err)
+		}
+		if len(chunks) > 0 {
 			found.series = append(found.series, &storage.SeriesEntry{
-				Lset:             s.labels,
-				SampleIteratorFn: func(chunkenc.Iterator) chunkenc.Iterator { return &iterator{rest: stretches} },
+				Lset: s.labels,
+				SampleIteratorFn: func(it chunkenc.Iterator) chunkenc.Iterator {
+					return storage.ChainSampleIteratorFromIterables(it, chunks)
+				},
 			})
 		}
 	}
@@ -104,78 +110,3 @@ func (*seriesSet) Err() error { return nil }
 
 // Warnings implements storage.SeriesSet.
 func (*seriesSet) Warnings() annotations.Annotations { return nil }
-
-// iterator reads stretches one after the other.
-type iterator struct {
-	rest  []stretch
-	in    stretch
-	chunk chunkenc.Iterator // of in; nil before the first and after the last
-	kind  chunkenc.ValueType
-	err   error
-}
-
-// Next implements chunkenc.Iterator.
-func (i *iterator) Next() chunkenc.ValueType {
-	for i.err == nil {
-		if i.chunk == nil && !i.open() {
-			break
-		}
-		if i.kind = i.chunk.Next(); i.kind == chunkenc.ValNone {
-			i.err, i.chunk = i.chunk.Err(), nil
-			continue
-		}
-		switch t := i.chunk.AtT(); {
-		case t < i.in.from:
-		case t > i.in.to:
-			i.chunk = nil
-		default:
-			return i.kind
-		}
-	}
-	i.kind = chunkenc.ValNone
-	return i.kind
-}
-
-func (i *iterator) open() bool {
-	if len(i.rest) == 0 {
-		return false
-	}
-	i.in, i.rest = i.rest[0], i.rest[1:]
-	i.chunk = i.in.chunk.Iterator(nil)
-	return true
-}
-
-// Seek implements chunkenc.Iterator.
-func (i *iterator) Seek(t int64) chunkenc.ValueType {
-	if i.kind != chunkenc.ValNone && i.AtT() >= t {
-		return i.kind
-	}
-	for i.Next() != chunkenc.ValNone {
-		if i.AtT() >= t {
-			break
-		}
-	}
-	return i.kind
-}
-
-// At implements chunkenc.Iterator.
-func (i *iterator) At() (int64, float64) { return i.chunk.At() }
-
-// AtHistogram implements chunkenc.Iterator; there are none with whole counts.
-func (i *iterator) AtHistogram(h *histogram.Histogram) (int64, *histogram.Histogram) {
-	return i.chunk.AtHistogram(h)
-}
-
-// AtFloatHistogram implements chunkenc.Iterator.
-func (i *iterator) AtFloatHistogram(h *histogram.FloatHistogram) (int64, *histogram.FloatHistogram) {
-	return i.chunk.AtFloatHistogram(h)
-}
-
-// AtT implements chunkenc.Iterator.
-func (i *iterator) AtT() int64 { return i.chunk.AtT() }
-
-// AtST implements chunkenc.Iterator; start times are not kept.
-func (*iterator) AtST() int64 { return 0 }
-
-// Err implements chunkenc.Iterator.
-func (i *iterator) Err() error { return i.err }

@@ -138,17 +138,20 @@ func (s *memSeries) latest() (sample, bool) {
 	return s.last, s.last.t != 0 && !s.last.stale()
 }
 
-// between returns stretches that hold the samples of [from, to], in order of time: raw ones, and
-// five-minute ones for what is older than the oldest raw one.
-func (s *memSeries) between(from, to int64) []stretch {
+// between returns chunks that hold the samples of [from, to], in order of time and without overlap: raw
+// ones, and five-minute ones for what is older than the oldest raw one.
+func (s *memSeries) between(from, to int64) ([]chunkenc.Iterable, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	edge := s.raw.oldest()
 	if edge == 0 {
 		edge = math.MaxInt64
 	}
-	found := s.down.between(nil, from, min(to, edge-1))
-	return s.raw.between(found, max(from, edge), to)
+	found, err := s.down.between(nil, from, to, edge)
+	if err != nil {
+		return nil, err
+	}
+	return s.raw.between(found, from, to, math.MaxInt64)
 }
 
 // touches reports whether the series may have samples within [from, to].

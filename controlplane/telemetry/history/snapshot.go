@@ -322,4 +322,3 @@ func (d *decoder) walk(chunk chunkenc.Chunk, kind Kind) (piece, bool) {
 	}
 	return p, it.Err() == nil && n > 0 && n == chunk.NumSamples()
 }
-

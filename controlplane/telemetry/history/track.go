@@ -145,29 +145,45 @@ func (t *track) expire(oldest int64) {
 	}
 }
 
-// stretch is a chunk of which only the samples within [from, to] count.
-type stretch struct {
-	from, to int64
-	chunk    chunkenc.Chunk
-}
-
-// between appends the pieces that touch [from, to]; the last as a copy, since it still changes.
-func (t *track) between(found []stretch, from, to int64) []stretch {
+// between appends chunks of the pieces that touch [from, to], without samples at edge or later. The last
+// piece is copied, since it still changes.
+func (t *track) between(found []chunkenc.Iterable, from, to, edge int64) ([]chunkenc.Iterable, error) {
 	for i, p := range t.pieces {
-		if p.max < from || p.min > to {
+		if p.max < from || p.min > to || p.min >= edge {
 			continue
 		}
-		chunk := p.chunk
-		if i == len(t.pieces)-1 {
-			copied, err := chunkenc.FromData(chunk.Encoding(), slices.Clone(chunk.Bytes()))
-			if err != nil {
-				continue // an encoding of our own making is known
-			}
-			chunk = copied
+		last := i == len(t.pieces)-1
+		if p.max < edge && !last {
+			found = append(found, p.chunk)
+			continue
 		}
-		found = append(found, stretch{from, to, chunk})
+		copied, err := p.until(edge)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range copied.pieces {
+			found = append(found, p.chunk)
+		}
 	}
-	return found
+	return found, nil
+}
+
+// until copies the samples before edge.
+func (p piece) until(edge int64) (copied track, err error) {
+	it := p.chunk.Iterator(nil)
+	for k := it.Next(); k != chunkenc.ValNone && it.AtT() < edge; k = it.Next() {
+		s, kind := sample{}, Gauge
+		if k == chunkenc.ValFloat {
+			s.t, s.v = it.At()
+		} else {
+			kind = Histogram
+			s.t, s.h = it.AtFloatHistogram(nil)
+		}
+		if err := copied.append(kind, s); err != nil {
+			return copied, err
+		}
+	}
+	return copied, it.Err()
 }
 
 func (t *track) touches(from, to int64) bool {

@@ -1,0 +1,155 @@
+package history
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/optiinfra/performance-agent/pkg/fleet"
+)
+
+// Series is what the rest of the world calls one of our measurements.
+type Series struct {
+	// Metric is its name in windows.
+	Metric string
+	// Name follows OpenTelemetry's conventions for generative AI where they have one, in the form that
+	// Prometheus gives it.
+	Name string
+	// OTel is the name in those conventions; empty where there is none.
+	OTel string
+	Kind Kind
+	Help string
+	Unit string
+	// Bounds of the buckets that /metrics shows of a histogram, as the conventions advise them.
+	Bounds []float64
+}
+
+// Bounds advised by OpenTelemetry's conventions for generative AI, in seconds.
+var (
+	firstTokenBounds = []float64{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
+	perTokenBounds   = []float64{.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5}
+	durationBounds   = []float64{.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92}
+)
+
+const prefix = "perf_engine_"
+
+// All series, in order of their names.
+var All = allSeries()
+
+func allSeries() []Series {
+	all := []Series{
+		latency(fleet.TTFT, "gen_ai.server.time_to_first_token", "gen_ai_server_time_to_first_token_seconds", "Time to the first token.", firstTokenBounds),
+		latency(fleet.TPOT, "gen_ai.server.time_per_output_token", "gen_ai_server_time_per_output_token_seconds", "Time per output token after the first, by request.", perTokenBounds),
+		latency(fleet.E2E, "gen_ai.server.request.duration", "gen_ai_server_request_duration_seconds", "Time from a request's arrival to the end of its answer.", durationBounds),
+		latency(fleet.ITL, "", prefix+"inter_token_latency_seconds", "Time between two outputs of one request.", perTokenBounds),
+		latency(fleet.Queue, "", prefix+"queue_time_seconds", "Time that requests waited in the engine before they ran.", durationBounds),
+	}
+	for metric, help := range counters {
+		all = append(all, Series{Metric: metric, Name: prefix + metric + "_total", Kind: Counter, Help: help})
+	}
+	for metric, help := range gauges {
+		all = append(all, Series{Metric: metric, Name: prefix + metric, Kind: Gauge, Help: help})
+	}
+	slices.SortFunc(all, func(a, b Series) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
+
+func latency(metric, otel, name, help string, bounds []float64) Series {
+	return Series{Metric: metric, Name: name, OTel: otel, Kind: Histogram, Help: help, Unit: "s", Bounds: bounds}
+}
+
+// Find a series by its name in windows.
+func Find(metric string) (Series, bool) {
+	i := slices.IndexFunc(All, func(s Series) bool { return s.Metric == metric })
+	if i < 0 {
+		return Series{}, false
+	}
+	return All[i], true
+}
+
+// Metrics are the names in windows of all series, sorted.
+func Metrics() []string {
+	names := map[string]bool{}
+	for _, s := range All {
+		names[s.Metric] = true
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+var counters = map[string]string{
+	fleet.RequestsFinished:  "Requests that ended well.",
+	fleet.RequestsFailed:    "Requests that ended with an error.",
+	fleet.RequestsAborted:   "Requests that their client gave up.",
+	fleet.PromptTokens:      "Prompt tokens processed.",
+	fleet.GenerationTokens:  "Tokens generated.",
+	fleet.Preemptions:       "Requests that lost their KV blocks to others.",
+	fleet.PrefixQueryTokens: "Prompt tokens looked up in the prefix cache.",
+	fleet.PrefixHitTokens:   "Prompt tokens found in the prefix cache.",
+	fleet.IterationTokens:   "Tokens of all engine steps, prefill and decode.",
+	fleet.Iterations:        "Engine steps.",
+
+	fleet.EngineCPUSeconds:       "CPU time of the engine's processes.",
+	fleet.EngineRunWaitSeconds:   "Time for which the engine's busiest thread could run and had no core.",
+	fleet.EngineThrottledSeconds: "Time for which a CPU quota held the engine back.",
+	fleet.EngineStoppedSeconds:   "Time for which a signal had stopped a process of the engine.",
+	fleet.HostCPUSeconds:         "CPU time of everybody on the host.",
+	fleet.HostStealSeconds:       "CPU time that the hypervisor took from the host.",
+	fleet.ClientSeconds:          "Open connections to the engine × time.",
+	fleet.ClientBacklogSeconds:   "The same, of connections whose client does not take what is sent.",
+
+	fleet.GPUEnergyJoules:            "Energy used by the engine's GPUs.",
+	fleet.GPUPowerViolationSeconds:   "Time for which the power limit held down a GPU's clock.",
+	fleet.GPUThermalViolationSeconds: "Time for which heat held down a GPU's clock.",
+	fleet.GPUECCCorrected:            "Memory errors corrected.",
+	fleet.GPUECCUncorrected:          "Memory errors not corrected.",
+	fleet.GPUPCIeReplays:             "PCIe packets sent again.",
+	fleet.GPUNVLinkErrors:            "NVLink checksum errors, replays and recoveries.",
+	fleet.GPUNVLinkSentBytes:         "Bytes sent over NVLink.",
+	fleet.GPUNVLinkReceivedBytes:     "Bytes received over NVLink.",
+}
+
+var gauges = map[string]string{
+	fleet.RequestsRunning:  "Requests in the running batch.",
+	fleet.RequestsWaiting:  "Requests that wait for it.",
+	fleet.KVUsage:          "Share of the KV cache in use, 0 to 1.",
+	fleet.KVCapacityTokens: "Tokens that the KV cache holds.",
+	fleet.EngineAgeSeconds: "Since the engine's first process was started.",
+	fleet.HostCores:        "Cores of the host.",
+
+	fleet.GPUCount:                        "GPUs that the engine uses.",
+	fleet.GPULost:                         "GPUs that no longer answer.",
+	fleet.GPUAttributed:                   "1: these GPUs hold the engine's processes; 0: they are taken as its own because no other is seen.",
+	fleet.GPUUtilizationRatio:             "Share of time in which any kernel was resident; says nothing of load.",
+	fleet.GPUMemoryUtilizationRatio:       "Share of time in which GPU memory was accessed.",
+	fleet.GPUMemoryUsedBytes:              "GPU memory in use.",
+	fleet.GPUMemoryTotalBytes:             "GPU memory there is.",
+	fleet.GPUEngineMemoryBytes:            "GPU memory of the engine's own processes.",
+	fleet.GPUPowerWatts:                   "Power drawn.",
+	fleet.GPUPowerLimitWatts:              "Power limit.",
+	fleet.GPUTemperatureCelsius:           "Temperature of the hottest GPU.",
+	fleet.GPUMemoryTemperatureCelsius:     "Temperature of the hottest GPU memory.",
+	fleet.GPUSMClockRatio:                 "Lowest SM clock, as a share of the highest possible.",
+	fleet.GPUMemoryClockRatio:             "Lowest memory clock, as a share of the highest possible.",
+	fleet.GPUPowerThrottledRatio:          "Share of GPUs whose clock the power limit holds down now.",
+	fleet.GPUThermalThrottledRatio:        "Share of GPUs whose clock heat holds down now.",
+	fleet.GPUHardwareSlowdownRatio:        "Share of GPUs in hardware slowdown now.",
+	fleet.GPUSMActiveRatio:                "Share of time in which SMs had work.",
+	fleet.GPUSMActiveRatioMin:             "The same, of the least active GPU.",
+	fleet.GPUSMOccupancyRatio:             "Warps resident, as a share of those possible.",
+	fleet.GPUTensorActiveRatio:            "Share of time in which tensor cores worked.",
+	fleet.GPUDRAMActiveRatio:              "Share of time in which GPU memory moved data.",
+	fleet.GPUPCIeSentBytesPerSecond:       "Bytes per second sent over PCIe.",
+	fleet.GPUPCIeReceivedBytesPerSecond:   "Bytes per second received over PCIe.",
+	fleet.GPUNVLinkSentBytesPerSecond:     "Bytes per second sent over NVLink.",
+	fleet.GPUNVLinkReceivedBytesPerSecond: "Bytes per second received over NVLink.",
+	fleet.GPUPCIeGenerationRatio:          "Lowest PCIe generation, as a share of the highest possible; idle GPUs lower it.",
+	fleet.GPUPCIeWidthRatio:               "Narrowest PCIe link, as a share of the widest possible.",
+	fleet.GPUNVLinksActive:                "NVLinks that are up.",
+	fleet.GPUNVLinksDown:                  "NVLinks that are down.",
+	fleet.GPURemapPending:                 "GPUs whose memory waits for a reset to be repaired.",
+	fleet.GPURemapFailed:                  "GPUs whose memory cannot be repaired.",
+}
