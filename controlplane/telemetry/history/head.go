@@ -102,8 +102,7 @@ func (h *Head) AppendHistogram(l labels.Labels, t time.Time, state *histogram.Fl
 // End marks the series that match as over at t: queries see them no more until the next sample.
 func (h *Head) End(t time.Time, matchers ...*labels.Matcher) {
 	for _, s := range h.matching(matchers) {
-		last, live := s.latest()
-		if !live || t.UnixMilli() <= last.t {
+		if last, live := s.newest(); !live || t.UnixMilli() <= last.t {
 			continue
 		}
 		p := sample{t: t.UnixMilli(), v: stale}
@@ -188,28 +187,29 @@ func (h *Head) add(name, key string, s *memSeries) {
 	h.stats.Bytes += seriesOverhead + s.bytes()
 }
 
-// Latest value of a counter or gauge; false when there is none or its engine has gone.
-func (h *Head) Latest(l labels.Labels) (t time.Time, v float64, ok bool) {
-	p, ok := h.latest(l)
-	return time.UnixMilli(p.t), p.v, ok
+// Last value of a counter or gauge, also of a series that has ended; false when there is none.
+func (h *Head) Last(l labels.Labels) (t time.Time, v float64, ok bool) {
+	p := h.last(l)
+	return time.UnixMilli(p.t), p.v, p.t != 0
 }
 
-// LatestHistogram is a copy of the newest state; nil when there is none.
-func (h *Head) LatestHistogram(l labels.Labels) (t time.Time, state *histogram.FloatHistogram) {
-	if p, ok := h.latest(l); ok && p.h != nil {
+// LastHistogram is a copy of the newest state, also of a series that has ended; nil when there is none.
+func (h *Head) LastHistogram(l labels.Labels) (t time.Time, state *histogram.FloatHistogram) {
+	if p := h.last(l); p.h != nil {
 		return time.UnixMilli(p.t), p.h.Copy()
 	}
 	return time.Time{}, nil
 }
 
-func (h *Head) latest(l labels.Labels) (sample, bool) {
+func (h *Head) last(l labels.Labels) sample {
 	h.mu.RLock()
 	s := h.names[l.Get(labels.MetricName)].get(string(l.Bytes(nil)))
 	h.mu.RUnlock()
 	if s == nil {
-		return sample{}, false
+		return sample{}
 	}
-	return s.latest()
+	p, _ := s.newest()
+	return p
 }
 
 // Stats of the head.

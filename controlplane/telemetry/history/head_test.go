@@ -161,11 +161,11 @@ func TestEnd(t *testing.T) {
 	end := noon.Add(10 * time.Second)
 	h.End(end, equal("engine", "a"))
 	h.End(end.Add(time.Second), equal("engine", "a")) // once is enough
-	if _, _, ok := h.Latest(named("g", "engine", "a")); ok {
-		t.Error("an ended series still has a latest value")
+	if at, v, ok := h.Last(named("g", "engine", "a")); !ok || v != 1 || !at.Equal(noon) {
+		t.Errorf("last value of an ended series: %v at %v", v, at)
 	}
-	if _, s := h.LatestHistogram(named("h", "engine", "b")); s == nil || s.Count != 1 {
-		t.Errorf("latest histogram of another engine is %v", s)
+	if _, s := h.LastHistogram(named("h", "engine", "a")); s == nil || s.Count != 1 {
+		t.Errorf("last state of an ended histogram: %v", s)
 	}
 	_ = h.Append(named("g", "engine", "a"), Gauge, noon.Add(time.Minute), 2)
 	want := []point{{noon.UnixMilli(), 1}, {end.UnixMilli(), -1}, {noon.Add(time.Minute).UnixMilli(), 2}}
@@ -362,7 +362,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		// What decodes can be read and continued.
 		_, _ = s.between(math.MinInt64, math.MaxInt64)
-		p := sample{t: s.last.t + 1}
+		p := sample{t: s.end + 1}
 		if s.kind == Histogram {
 			p.h = state(0, 1)
 		}

@@ -1,8 +1,8 @@
 package history
 
 import (
-	"maps"
 	"slices"
+	"strings"
 
 	"github.com/optiinfra/performance-agent/pkg/fleet"
 )
@@ -44,22 +44,24 @@ func allSeries() []Series {
 		latency(fleet.Queue, "", prefix+"queue_time_seconds", "Time that requests waited in the engine before they ran.", durationBounds),
 	}
 	for metric, help := range counters {
-		all = append(all, Series{Metric: metric, Name: prefix + metric + "_total", Kind: Counter, Help: help})
+		all = append(all, Series{Metric: metric, Name: nameOf(metric) + "_total", Kind: Counter, Help: help})
 	}
 	for metric, help := range gauges {
-		all = append(all, Series{Metric: metric, Name: prefix + metric, Kind: Gauge, Help: help})
+		all = append(all, Series{Metric: metric, Name: nameOf(metric), Kind: Gauge, Help: help})
 	}
-	slices.SortFunc(all, func(a, b Series) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, func(a, b Series) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 
 func latency(metric, otel, name, help string, bounds []float64) Series {
 	return Series{Metric: metric, Name: name, OTel: otel, Kind: Histogram, Help: help, Unit: "s", Bounds: bounds}
+}
+
+func nameOf(metric string) string {
+	if metric == fleet.GPUCount {
+		return prefix + "gpus" // a name that ends in _count is a histogram's
+	}
+	return prefix + strings.TrimPrefix(metric, "engine_")
 }
 
 // Find a series by its name in windows.
@@ -69,15 +71,6 @@ func Find(metric string) (Series, bool) {
 		return Series{}, false
 	}
 	return All[i], true
-}
-
-// Metrics are the names in windows of all series, sorted.
-func Metrics() []string {
-	names := map[string]bool{}
-	for _, s := range All {
-		names[s.Metric] = true
-	}
-	return slices.Sorted(maps.Keys(names))
 }
 
 var counters = map[string]string{
@@ -101,6 +94,8 @@ var counters = map[string]string{
 	fleet.ClientSeconds:          "Open connections to the engine × time.",
 	fleet.ClientBacklogSeconds:   "The same, of connections whose client does not take what is sent.",
 
+	fleet.StreamChunks: "Parts of streamed answers that carry text, as the wire shows them.",
+
 	fleet.GPUEnergyJoules:            "Energy used by the engine's GPUs.",
 	fleet.GPUPowerViolationSeconds:   "Time for which the power limit held down a GPU's clock.",
 	fleet.GPUThermalViolationSeconds: "Time for which heat held down a GPU's clock.",
@@ -119,6 +114,13 @@ var gauges = map[string]string{
 	fleet.KVCapacityTokens: "Tokens that the KV cache holds.",
 	fleet.EngineAgeSeconds: "Since the engine's first process was started.",
 	fleet.HostCores:        "Cores of the host.",
+
+	fleet.RequestsOpen:         "Requests that are open on the wire.",
+	fleet.RequestsOpenOver1s:   "The same, open for more than a second.",
+	fleet.RequestsOpenOver10s:  "The same, open for more than ten seconds.",
+	fleet.RequestsOpenOver60s:  "The same, open for more than a minute.",
+	fleet.OldestRequestSeconds: "Age of the oldest open request.",
+	fleet.OldestSilentSeconds:  "Age of the oldest open request without a first part of its answer.",
 
 	fleet.GPUCount:                        "GPUs that the engine uses.",
 	fleet.GPULost:                         "GPUs that no longer answer.",

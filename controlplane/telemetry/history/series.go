@@ -52,14 +52,14 @@ type memSeries struct {
 	mu    sync.Mutex // guards what follows
 	raw   track
 	down  track
-	block block // the five minutes that are not over
-	last  sample
+	block block  // the five minutes that are not over
+	last  sample // the newest that is not a staleness marker
+	end   int64  // time of the newest of all
 }
 
 // block gathers the raw samples of one stretch of Config.Downsample.
 type block struct {
 	number int64
-	last   sample
 	sum    float64
 	n      int
 }
@@ -68,7 +68,7 @@ type block struct {
 func (s *memSeries) append(p sample, downMS int64) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p.t <= s.last.t && s.last.t != 0 {
+	if p.t <= s.end && s.end != 0 {
 		return 0, ErrOutOfOrder
 	}
 	before := s.bytes()
@@ -82,13 +82,14 @@ func (s *memSeries) append(p sample, downMS int64) (int, error) {
 	if err := s.raw.append(s.kind, p); err != nil {
 		return 0, err
 	}
-	s.last = p
+	s.end = p.t
 	if p.stale() {
 		if err := s.down.append(s.kind, p); err != nil {
 			return 0, err
 		}
 	} else {
-		s.block.number, s.block.last = number, p
+		s.last = p
+		s.block.number = number
 		s.block.sum += p.v
 		s.block.n++
 	}
@@ -100,7 +101,7 @@ func (s *memSeries) bytes() int { return s.raw.bytes() + s.down.bytes() }
 
 // blockSample stands for the block.
 func (s *memSeries) blockSample() sample {
-	p := s.block.last
+	p := s.last
 	if s.kind == Gauge {
 		p.v = s.block.sum / float64(s.block.n)
 	}
@@ -121,7 +122,7 @@ func (s *memSeries) expire(rawMin, downMin int64) int {
 func (s *memSeries) empty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last.t != 0 && len(s.raw.pieces) == 0 && len(s.down.pieces) == 0
+	return s.end != 0 && len(s.raw.pieces) == 0 && len(s.down.pieces) == 0
 }
 
 // oldest times kept; 0 when there are none.
@@ -131,11 +132,11 @@ func (s *memSeries) oldest() (raw, down int64) {
 	return s.raw.oldest(), s.down.oldest()
 }
 
-// latest value; false when there is none or it is a staleness marker.
-func (s *memSeries) latest() (sample, bool) {
+// newest value; live is false once the series has ended.
+func (s *memSeries) newest() (last sample, live bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last, s.last.t != 0 && !s.last.stale()
+	return s.last, s.last.t != 0 && s.last.t == s.end
 }
 
 // between returns chunks that hold the samples of [from, to], in order of time and without overlap: raw

@@ -196,12 +196,15 @@ func decode(body []byte) (s *memSeries, err error) {
 		d.fail("two labels named " + name)
 	}
 	d.track(&s.raw, s.kind)
-	rawLast := d.last
+	s.last, s.end = d.last, d.end
 	d.track(&s.down, s.kind)
-	s.last = newer(rawLast, d.last)
+	s.end = max(s.end, d.end)
+	if s.last.t < d.last.t {
+		s.last = d.last
+	}
 	s.block.number, s.block.n = d.varint(), int(d.uvarint())
-	s.block.sum, s.block.last = math.Float64frombits(d.uint64()), s.last
-	if s.block.n < 0 || s.block.n > 0 && (s.last.t == 0 || s.last.stale()) {
+	s.block.sum = math.Float64frombits(d.uint64())
+	if s.block.n < 0 || s.block.n > 0 && s.last.t == 0 {
 		d.fail("five minutes without samples")
 	}
 	if s.labels.Get(labels.MetricName) == "" || len(d.b) > 0 {
@@ -210,17 +213,11 @@ func decode(body []byte) (s *memSeries, err error) {
 	return s, d.err
 }
 
-func newer(a, b sample) sample {
-	if b.t > a.t {
-		return b
-	}
-	return a
-}
-
 // decoder reads a record; after the first fault everything is zero.
 type decoder struct {
 	b    []byte
-	last sample // of the track read last
+	last sample // of the track read last: its newest value
+	end  int64  // and its newest time
 	err  error
 }
 
@@ -282,7 +279,7 @@ func (d *decoder) bytes() []byte {
 }
 
 func (d *decoder) track(t *track, kind Kind) {
-	d.last = sample{}
+	d.last, d.end = sample{}, 0
 	for range d.count() {
 		chunk, err := chunkenc.FromData(kind.encoding(), append([]byte(nil), d.bytes()...))
 		if d.err != nil || err != nil || len(chunk.Bytes()) < 3 {
@@ -298,27 +295,28 @@ func (d *decoder) track(t *track, kind Kind) {
 	}
 }
 
-// walk through a chunk, for the times at its ends and its last sample.
+// walk through a chunk, for the times at its ends and its newest value.
 func (d *decoder) walk(chunk chunkenc.Chunk, kind Kind) (piece, bool) {
 	p := piece{chunk: chunk}
 	it := chunk.Iterator(nil)
 	n := 0
-	for it.Next() != chunkenc.ValNone {
-		t := it.AtT()
-		if t <= d.last.t {
+	for ; it.Next() != chunkenc.ValNone; n++ {
+		v := sample{t: it.AtT()}
+		if v.t <= d.end {
 			return p, false
 		}
 		if n == 0 {
-			p.min = t
+			p.min = v.t
 		}
-		d.last = sample{t: t}
+		p.max, d.end = v.t, v.t
 		if kind == Histogram {
-			_, d.last.h = it.AtFloatHistogram(nil)
+			_, v.h = it.AtFloatHistogram(nil)
 		} else {
-			_, d.last.v = it.At()
+			_, v.v = it.At()
 		}
-		p.max = t
-		n++
+		if !v.stale() {
+			d.last = v
+		}
 	}
 	return p, it.Err() == nil && n > 0 && n == chunk.NumSamples()
 }

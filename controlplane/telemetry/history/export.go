@@ -1,0 +1,98 @@
+package history
+
+import (
+	"math"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Exporter shows the newest state of all live series to Prometheus, in the older form of histograms,
+// with the buckets that OpenTelemetry advises: their counts come from finer buckets and are right for a
+// bound within 2.2 % of the one written.
+type Exporter struct {
+	head *Head
+	// shows tells whether this node shows engines: only one of a cluster should, or each would be
+	// counted as often as there are nodes.
+	shows func() bool
+	descs map[string]desc
+}
+
+type desc struct {
+	*prometheus.Desc
+	of     Series
+	labels []string
+}
+
+// NewExporter returns a collector for a registry.
+func NewExporter(h *Head, shows func() bool) *Exporter {
+	e := &Exporter{head: h, shows: shows, descs: map[string]desc{}}
+	for _, s := range All {
+		names := []string{LabelEngine, LabelGroup}
+		if s.Kind == Histogram {
+			names = append(names, LabelSource)
+		}
+		if s.OTel != "" {
+			names = append(names, LabelModel)
+		}
+		e.descs[s.Name] = desc{prometheus.NewDesc(s.Name, s.Help, names, nil), s, names}
+	}
+	return e
+}
+
+// Describe implements prometheus.Collector.
+func (e *Exporter) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range e.descs {
+		ch <- d.Desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (e *Exporter) Collect(ch chan<- prometheus.Metric) {
+	if !e.shows() {
+		return
+	}
+	for _, s := range e.head.matching(nil) {
+		d, known := e.descs[s.labels.Get(labels.MetricName)]
+		last, live := s.newest()
+		if !known || !live || d.of.Kind != s.kind {
+			continue
+		}
+		values := make([]string, len(d.labels))
+		for i, name := range d.labels {
+			values[i] = s.labels.Get(name)
+		}
+		ch <- d.metric(last, values)
+	}
+}
+
+func (d desc) metric(last sample, values []string) prometheus.Metric {
+	switch d.of.Kind {
+	case Histogram:
+		buckets := make(map[float64]uint64, len(d.of.Bounds))
+		for _, bound := range d.of.Bounds {
+			buckets[bound] = uint64(math.Round(atMost(last.h, bound)))
+		}
+		return prometheus.MustNewConstHistogram(d.Desc, uint64(math.Round(last.h.Count)), last.h.Sum, buckets, values...)
+	case Counter:
+		return prometheus.MustNewConstMetric(d.Desc, prometheus.CounterValue, last.v, values...)
+	default:
+		return prometheus.MustNewConstMetric(d.Desc, prometheus.GaugeValue, last.v, values...)
+	}
+}
+
+// atMost counts the values up to bound; a bucket that bound divides counts by its share in logarithms.
+func atMost(h *histogram.FloatHistogram, bound float64) float64 {
+	n := h.ZeroCount
+	for it := h.PositiveBucketIterator(); it.Next(); {
+		b := it.At()
+		switch {
+		case b.Upper <= bound:
+			n += b.Count
+		case b.Lower < bound:
+			n += b.Count * math.Log(bound/b.Lower) / math.Log(b.Upper/b.Lower)
+		}
+	}
+	return n
+}
