@@ -74,6 +74,9 @@ func (n *names) pack(w *fleet.Window) packed {
 		p.uint(uint64(max(s.GetAgeMs(), 0)))
 		p.bool(s.GetStale())
 		p.text(s.GetError())
+		p.name(s.GetWarning()) // a lasting one is the same in every window
+		p.uint(uint64(max(s.GetAnsweredUnixMs(), 0)))
+		p.uint(uint64(max(s.GetLagMs(), 0)))
 	}
 	p.uint(uint64(len(w.Sketches)))
 	var scratch []byte
@@ -156,7 +159,10 @@ func (n *names) unpackInto(w *fleet.Window, raw packed, sketch func(metric, orig
 	w.Epoch, w.Phase, w.Serving = u.uint(), agentv1.Phase(u.uint()), u.bool()
 	w.Sources = nil
 	for range u.count() {
-		w.Sources = append(w.Sources, &agentv1.Source{Name: u.name(), AgeMs: int64(u.uint()), Stale: u.bool(), Error: string(u.bytes())})
+		w.Sources = append(w.Sources, &agentv1.Source{
+			Name: u.name(), AgeMs: int64(u.uint()), Stale: u.bool(), Error: string(u.bytes()),
+			Warning: u.name(), AnsweredUnixMs: int64(u.uint()), LagMs: int64(u.uint()),
+		})
 	}
 	for range u.count() {
 		metric, origin, sum, values := u.name(), u.name(), u.float(), u.bytes()

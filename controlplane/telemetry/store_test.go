@@ -365,7 +365,7 @@ func TestPackedWindowsAreWhole(t *testing.T) {
 	for _, i := range rng.Perm(200) {
 		w := window(t, "a/1", i-200, rng.ExpFloat64(), 0, rng.ExpFloat64()*100)
 		w.Epoch, w.Phase, w.Serving = rng.Uint64N(1000), agentv1.Phase_PHASE_PROBATION, i%2 == 0
-		w.Sources = []*agentv1.Source{{Name: "engine", AgeMs: rng.Int64N(5000), Stale: i%3 == 0, Error: "refused"}, {Name: "probe"}}
+		w.Sources = []*agentv1.Source{{Name: "engine", AgeMs: rng.Int64N(5000), Stale: i%3 == 0, Error: "refused", Warning: "no queue", AnsweredUnixMs: rng.Int64N(1 << 40), LagMs: rng.Int64N(90_000)}, {Name: "probe"}}
 		w.Gauges["g"], w.Counters["c"] = -rng.ExpFloat64(), rng.ExpFloat64()
 		if i%5 == 0 {
 			w.StartSteps = []string{"weights loaded", "warming up"}

@@ -78,7 +78,9 @@ func newRig(file string) *rig {
 	return r
 }
 
-func (r *rig) add(t *testing.T, id string, from, to int, v float64) { r.windows.add(t, id, from, to, v) }
+func (r *rig) add(t *testing.T, id string, from, to int, v float64) {
+	r.windows.add(t, id, from, to, v)
+}
 
 // until runs the recorder every ten seconds.
 func (r *rig) until(sec int) {
