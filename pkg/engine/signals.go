@@ -1,26 +1,36 @@
 package engine
 
 import (
-	"math"
 	"slices"
-	"sort"
-	"strconv"
-	"strings"
 
 	dto "github.com/prometheus/client_model/go"
 
 	enginev1 "github.com/optiinfra/performance-agent/proto/engine/v1"
 )
 
-// Reading is one signal's value on one metrics page, summed over the label sets that match. A
-// gauge that is a share (kv_usage) is averaged instead.
+// Reading is one signal's value on one metrics page: what its samples say together, and for
+// counters and histograms what each label set says, since replicas behind one page restart one by one.
 type Reading struct {
 	// Signal is the alternative that was found on the page.
 	Signal *Signal
 	// Value of a gauge or counter, or of the part (sum, count, label) that the signal names.
 	// A histogram without a part has its count here.
 	Value float64
-	// Histogram is set for a histogram signal without a part.
+	// Histogram is set for a histogram signal without a part: all label sets added up.
+	Histogram *Histogram
+	// Samples of a counter or histogram, one for each label set.
+	Samples []Sample
+}
+
+// Sample is what one label set says.
+type Sample struct {
+	// Key tells label sets apart. Within one process it is the same on every page.
+	Key uint64
+	// Replica names which of several replicas behind one page the sample is of; empty where the page
+	// does not tell.
+	Replica string
+	Value   float64
+	// Histogram is set where the reading's is.
 	Histogram *Histogram
 }
 
@@ -64,175 +74,136 @@ func Resolve(signals []*Signal, families map[string]*dto.MetricFamily) (found ma
 	return found, missing
 }
 
-type page map[string]*dto.MetricFamily
-
 func (p page) read(s *Signal) (Reading, bool) {
 	r := Reading{Signal: s}
 	var ok bool
 	switch {
-	case s.GetPart() == enginev1.SeriesPart_SERIES_PART_LABEL:
-		r.Value, ok = p.label(s)
-	case s.GetKind() == enginev1.SeriesKind_SERIES_KIND_HISTOGRAM:
-		r, ok = p.readHistogram(s)
+	case s.GetPart() == LabelPart, s.GetPart() == LabelItemsPart:
+		ok = p.readLabel(&r)
+	case s.GetKind() == HistogramSeries:
+		ok = p.readHistogram(&r)
 	default:
-		r.Value, ok = p.value(s.GetSeries(), s.GetMatch(), share(s))
+		ok = p.readValue(&r)
 	}
-	if !ok || s.GetDivideBy() == "" {
-		return r, ok
-	}
-	by, ok := p.value(s.GetDivideBy(), nil, false)
-	if !ok || by == 0 {
+	if !ok {
 		return Reading{}, false
 	}
-	r.Value /= by
+	for _, more := range s.GetPlus() {
+		if m, there := p.read(more); there {
+			r.Value += m.Value
+			r.Samples = append(r.Samples, m.Samples...)
+		}
+	}
+	if s.GetDivideBy() == "" {
+		return r, true
+	}
+	by := Reading{Signal: &Signal{Series: s.GetDivideBy(), Kind: Gauge, Ranks: s.GetRanks()}}
+	if !p.readValue(&by) || by.Value == 0 {
+		return Reading{}, false
+	}
+	r.Value /= by.Value
 	return r, true
+}
+
+func (p page) readValue(r *Reading) bool {
+	s := r.Signal
+	var values []float64
+	for _, m := range p.samples(s.GetSeries(), s) {
+		v, ok := scalar(m)
+		if !ok {
+			continue
+		}
+		values = append(values, v)
+		if r.Counter() {
+			r.Samples = append(r.Samples, Sample{Key: keyOf(s, m), Replica: replicaOf(m), Value: v})
+		}
+	}
+	r.Value = Together(s, values)
+	return len(values) > 0
+}
+
+// Together is what values of several label sets mean for a signal.
+func Together(s *Signal, values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	if s.GetCombine() == Max {
+		return slices.Max(values)
+	}
+	var sum float64
+	for _, v := range values {
+		sum += v
+	}
+	if s.GetCombine() == Mean || share(s) {
+		return sum / float64(len(values))
+	}
+	return sum
 }
 
 // share tells signals that are fractions of a whole: over several replicas behind one page their
 // mean says something and their sum does not. A quotient of two sums needs no such care.
-func share(s *Signal) bool { return s.GetSignal() == "kv_usage" && s.GetDivideBy() == "" }
-
-// value adds up, or averages, the matching samples of a gauge or counter.
-func (p page) value(series string, match map[string]string, mean bool) (float64, bool) {
-	var sum, n float64
-	for m := range p.samples(series, match) {
-		if v := scalar(m); !math.IsNaN(v) {
-			sum, n = sum+v, n+1
-		}
-	}
-	if mean && n > 0 {
-		sum /= n
-	}
-	return sum, n > 0
+func share(s *Signal) bool {
+	return s.GetCombine() == 0 && s.GetSignal() == "kv_usage" && s.GetDivideBy() == ""
 }
 
-// samples yields the matching samples of a series. OpenMetrics names the family of a counter
-// without its _total.
-func (p page) samples(series string, match map[string]string) func(yield func(*dto.Metric) bool) {
-	return func(yield func(*dto.Metric) bool) {
-		f := p[series]
-		if len(f.GetMetric()) == 0 {
-			f = p[strings.TrimSuffix(series, "_total")]
-		}
-		for _, m := range f.GetMetric() {
-			if matches(m, match) && !yield(m) {
-				return
-			}
-		}
-	}
-}
-
-func scalar(m *dto.Metric) float64 {
-	switch {
-	case m.Gauge != nil:
-		return m.Gauge.GetValue()
-	case m.Counter != nil:
-		return m.Counter.GetValue()
-	case m.Untyped != nil:
-		return m.Untyped.GetValue()
-	}
-	return math.NaN()
-}
-
-func matches(m *dto.Metric, match map[string]string) bool {
-	for name, allowed := range match {
-		v, ok := labelOf(m, name)
-		if !ok || !slices.Contains(strings.Split(allowed, "|"), v) {
-			return false
-		}
-	}
-	return true
-}
-
-func labelOf(m *dto.Metric, name string) (string, bool) {
-	for _, l := range m.GetLabel() {
-		if l.GetName() == name {
-			return l.GetValue(), true
-		}
-	}
-	return "", false
-}
-
-// label adds up the numbers that an info gauge carries as label values. "a*b" multiplies two
-// labels of the same sample.
-func (p page) label(s *Signal) (float64, bool) {
-	var sum, n float64
-	for m := range p.samples(s.GetSeries(), s.GetMatch()) {
-		if v, ok := labelProduct(m, s.GetLabel()); ok {
-			sum, n = sum+v, n+1
-		}
-	}
-	return sum, n > 0
-}
-
-func labelProduct(m *dto.Metric, expression string) (float64, bool) {
-	product := 1.0
-	for name := range strings.SplitSeq(expression, "*") {
-		text, ok := labelOf(m, name)
-		if !ok {
-			return 0, false
-		}
-		v, err := strconv.ParseFloat(text, 64)
-		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-			return 0, false
-		}
-		product *= v
-	}
-	return product, true
-}
-
-func (p page) readHistogram(s *Signal) (Reading, bool) {
-	h, ok := p.histogram(s.GetSeries(), s.GetMatch())
-	if !ok {
-		return Reading{}, false
-	}
-	r := Reading{Signal: s, Value: h.Count}
-	switch s.GetPart() {
-	case enginev1.SeriesPart_SERIES_PART_SUM:
-		r.Value = h.Sum
-	case enginev1.SeriesPart_SERIES_PART_COUNT:
-	default:
-		r.Histogram = h
-	}
-	return r, true
-}
-
-// histogram adds up the matching label sets, from a typed family or from the bare _bucket, _sum
-// and _count series of a page without TYPE lines.
-func (p page) histogram(series string, match map[string]string) (*Histogram, bool) {
-	h, buckets, seen := &Histogram{}, map[float64]float64{}, false
-	for _, m := range p[series].GetMetric() {
-		if m.Histogram == nil || !matches(m, match) {
-			continue
-		}
-		seen = true
-		h.Sum += m.Histogram.GetSampleSum()
-		h.Count += float64(m.Histogram.GetSampleCount())
-		for _, b := range m.Histogram.GetBucket() {
-			buckets[b.GetUpperBound()] += float64(b.GetCumulativeCount())
-		}
-	}
-	if !seen {
-		seen = p.bareHistogram(series, match, h, buckets)
-	}
-	for bound, count := range buckets {
-		h.Buckets = append(h.Buckets, Bucket{UpperBound: bound, Count: count})
-	}
-	sort.Slice(h.Buckets, func(i, j int) bool { return h.Buckets[i].UpperBound < h.Buckets[j].UpperBound })
-	return h, seen
-}
-
-func (p page) bareHistogram(series string, match map[string]string, h *Histogram, buckets map[float64]float64) bool {
-	var ok bool
-	if h.Count, ok = p.value(series+"_count", match, false); !ok {
+func (p page) readHistogram(r *Reading) bool {
+	s := r.Signal
+	r.Samples = p.histograms(s)
+	if len(r.Samples) == 0 {
 		return false
 	}
-	h.Sum, _ = p.value(series+"_sum", match, false)
-	for m := range p.samples(series+"_bucket", match) {
-		le, _ := labelOf(m, "le")
-		if bound, err := strconv.ParseFloat(le, 64); err == nil && !math.IsNaN(bound) {
-			buckets[bound] += scalar(m)
+	if s.GetPart() == SumPart || s.GetPart() == CountPart {
+		values := make([]float64, len(r.Samples))
+		for i := range r.Samples {
+			of := &r.Samples[i]
+			of.Value = of.Histogram.Count
+			if s.GetPart() == SumPart {
+				of.Value = of.Histogram.Sum
+			}
+			values[i], of.Histogram = of.Value, nil
+		}
+		r.Value = Together(s, values)
+		return true
+	}
+	for i := range r.Samples {
+		r.Samples[i].Value = r.Samples[i].Histogram.Count
+	}
+	r.Histogram = addUp(r.Samples)
+	r.Value = r.Histogram.Count
+	return true
+}
+
+// addUp makes one histogram of several, whose bounds may differ: at each bound it counts what is
+// known to lie below.
+func addUp(samples []Sample) *Histogram {
+	sum := &Histogram{}
+	var bounds []float64
+	for _, s := range samples {
+		sum.Sum += s.Histogram.Sum
+		sum.Count += s.Histogram.Count
+		for _, b := range s.Histogram.Buckets {
+			bounds = append(bounds, b.UpperBound)
 		}
 	}
-	return true
+	slices.Sort(bounds)
+	for _, bound := range slices.Compact(bounds) {
+		b := Bucket{UpperBound: bound}
+		for _, s := range samples {
+			b.Count += s.Histogram.upTo(bound)
+		}
+		sum.Buckets = append(sum.Buckets, b)
+	}
+	return sum
+}
+
+// upTo counts the observations that surely lie at or below x.
+func (h *Histogram) upTo(x float64) float64 {
+	var n float64
+	for _, b := range h.Buckets {
+		if b.UpperBound > x {
+			break
+		}
+		n = b.Count
+	}
+	return n
 }

@@ -37,6 +37,15 @@ const (
 	CountPart = enginev1.SeriesPart_SERIES_PART_COUNT
 	LabelPart = enginev1.SeriesPart_SERIES_PART_LABEL
 
+	LabelItemsPart = enginev1.SeriesPart_SERIES_PART_LABEL_ITEMS
+
+	Sum  = enginev1.Combine_COMBINE_SUM
+	Mean = enginev1.Combine_COMBINE_MEAN
+	Max  = enginev1.Combine_COMBINE_MAX
+
+	AfterFirstRequest = enginev1.Appearance_APPEARANCE_FIRST_REQUEST
+	AfterFirstEvent   = enginev1.Appearance_APPEARANCE_FIRST_EVENT
+
 	OutOfMemory = enginev1.FailureKind_FAILURE_KIND_OUT_OF_MEMORY
 	BadFlag     = enginev1.FailureKind_FAILURE_KIND_BAD_FLAG
 	BadValue    = enginev1.FailureKind_FAILURE_KIND_BAD_VALUE
@@ -53,3 +62,6 @@ const SourceArgv = "argv"
 // Recognized reports whether a description was made of something that showed to be the adapter's
 // engine. An adapter leaves version_source empty when neither the command line nor the server did.
 func Recognized(d *Description) bool { return d.GetVersionSource() != "" }
+
+// seriesKind is the wire's kind of a series.
+type seriesKind = enginev1.SeriesKind

@@ -20,13 +20,6 @@ var neutralNames = []string{
 	"max_concurrent", "max_model_len", "eager", "schedule_policy", "schedule_conservativeness", "speculative_tokens", "shutdown_timeout",
 }
 
-var signalNames = []string{
-	"requests_running", "requests_waiting", "kv_usage", "kv_capacity_tokens", "requests_finished", "requests_failed",
-	"requests_aborted", "prompt_tokens", "generation_tokens", "preemptions", "prefix_query_tokens", "prefix_hit_tokens",
-	"iteration_tokens", "iterations", "ttft_seconds", "itl_seconds", "tpot_seconds", "e2e_seconds", "queue_seconds",
-	"prefill_seconds", "decode_seconds",
-}
-
 // tables checks what each release can be told.
 func (s *suite) tables(t *testing.T) {
 	for _, version := range s.Versions {
@@ -116,14 +109,7 @@ func soundRest(t *testing.T, d *engine.Description) {
 	if _, err := engine.NewMatcher(d); err != nil {
 		t.Error(err)
 	}
-	for _, sig := range d.GetSignals() {
-		if !slices.Contains(signalNames, sig.GetSignal()) {
-			t.Errorf("unknown signal %q", sig.GetSignal())
-		}
-		if sig.GetSeries() == "" || sig.GetKind() == 0 {
-			t.Errorf("signal %s is incomplete", sig.GetSignal())
-		}
-	}
+	soundSignals(t, d)
 	for _, f := range d.GetFailures() {
 		re := regexp.MustCompile(f.GetPattern())
 		for n := re.NumSubexp() + 1; n <= 9; n++ {
@@ -142,6 +128,39 @@ func soundRest(t *testing.T, d *engine.Description) {
 	case d.GetRestartEstimate().AsDuration() <= 0:
 		t.Error("no estimate of a restart")
 	}
+}
+
+func soundSignals(t *testing.T, d *engine.Description) {
+	for _, sig := range d.GetSignals() {
+		i := slices.IndexFunc(engine.SignalNames(), func(info engine.SignalInfo) bool { return info.Name == sig.GetSignal() })
+		if i < 0 {
+			t.Errorf("unknown signal %q", sig.GetSignal())
+			continue
+		}
+		if sig.GetSeries() == "" || sig.GetKind() == 0 {
+			t.Errorf("signal %s is incomplete", sig.GetSignal())
+		}
+		if info := engine.SignalNames()[i]; !fits(sig, info.Kind == engine.Gauge, info.Kind == engine.HistogramSeries) {
+			t.Errorf("%s from %s is of another kind than the signal", sig.GetSignal(), sig.GetSeries())
+		}
+		for _, more := range sig.GetPlus() {
+			if more.GetSeries() == "" || more.GetKind() != sig.GetKind() {
+				t.Errorf("%s: what is added to it is of another kind", sig.GetSignal())
+			}
+		}
+	}
+}
+
+// fits: a counter may be a part of a histogram, all else is of the signal's own kind.
+func fits(sig *engine.Signal, gauge, distribution bool) bool {
+	part := sig.GetPart() == engine.SumPart || sig.GetPart() == engine.CountPart
+	switch {
+	case gauge:
+		return sig.GetKind() == engine.Gauge
+	case distribution:
+		return sig.GetKind() == engine.HistogramSeries && !part
+	}
+	return sig.GetKind() == engine.Counter || sig.GetKind() == engine.HistogramSeries && part
 }
 
 // knobTable prints a table that a person can review.

@@ -1145,9 +1145,17 @@ type Source struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// age_ms since the source last answered.
-	AgeMs         int64  `protobuf:"varint,2,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
-	Stale         bool   `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
-	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	AgeMs int64  `protobuf:"varint,2,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	Stale bool   `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// warning in words: what the source does not tell and what cannot be known because of it. What it
+	// does tell is good.
+	Warning string `protobuf:"bytes,5,opt,name=warning,proto3" json:"warning,omitempty"`
+	// answered_unix_ms is when it last answered, by the agent's clock; 0: never.
+	AnsweredUnixMs int64 `protobuf:"varint,6,opt,name=answered_unix_ms,json=answeredUnixMs,proto3" json:"answered_unix_ms,omitempty"`
+	// lag_ms is how long before that the engine last moved those of its numbers that it moves only now
+	// and then; 0 where it moves all of them at once.
+	LagMs         int64 `protobuf:"varint,7,opt,name=lag_ms,json=lagMs,proto3" json:"lag_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1208,6 +1216,27 @@ func (x *Source) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *Source) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
+}
+
+func (x *Source) GetAnsweredUnixMs() int64 {
+	if x != nil {
+		return x.AnsweredUnixMs
+	}
+	return 0
+}
+
+func (x *Source) GetLagMs() int64 {
+	if x != nil {
+		return x.LagMs
+	}
+	return 0
 }
 
 type Welcome struct {
@@ -2640,12 +2669,15 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\x06metric\x18\x01 \x01(\tR\x06metric\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1a\n" +
 	"\bddsketch\x18\x03 \x01(\fR\bddsketch\x12\x10\n" +
-	"\x03sum\x18\x04 \x01(\x01R\x03sum\"_\n" +
+	"\x03sum\x18\x04 \x01(\x01R\x03sum\"\xba\x01\n" +
 	"\x06Source\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x15\n" +
 	"\x06age_ms\x18\x02 \x01(\x03R\x05ageMs\x12\x14\n" +
 	"\x05stale\x18\x03 \x01(\bR\x05stale\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\x84\x01\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x18\n" +
+	"\awarning\x18\x05 \x01(\tR\awarning\x12(\n" +
+	"\x10answered_unix_ms\x18\x06 \x01(\x03R\x0eansweredUnixMs\x12\x15\n" +
+	"\x06lag_ms\x18\a \x01(\x03R\x05lagMs\"\x84\x01\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +

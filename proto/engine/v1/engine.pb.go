@@ -343,6 +343,9 @@ const (
 	SeriesPart_SERIES_PART_COUNT       SeriesPart = 2
 	// LABEL: the value is the number in the label named by Signal.label (an info gauge).
 	SeriesPart_SERIES_PART_LABEL SeriesPart = 3
+	// LABEL_ITEMS: the value is how many names, parted by commas, the label holds, in the sample of
+	// the highest value (an info gauge whose value is a time: the newest).
+	SeriesPart_SERIES_PART_LABEL_ITEMS SeriesPart = 4
 )
 
 // Enum value maps for SeriesPart.
@@ -352,12 +355,14 @@ var (
 		1: "SERIES_PART_SUM",
 		2: "SERIES_PART_COUNT",
 		3: "SERIES_PART_LABEL",
+		4: "SERIES_PART_LABEL_ITEMS",
 	}
 	SeriesPart_value = map[string]int32{
 		"SERIES_PART_UNSPECIFIED": 0,
 		"SERIES_PART_SUM":         1,
 		"SERIES_PART_COUNT":       2,
 		"SERIES_PART_LABEL":       3,
+		"SERIES_PART_LABEL_ITEMS": 4,
 	}
 )
 
@@ -386,6 +391,114 @@ func (x SeriesPart) Number() protoreflect.EnumNumber {
 // Deprecated: Use SeriesPart.Descriptor instead.
 func (SeriesPart) EnumDescriptor() ([]byte, []int) {
 	return file_engine_v1_engine_proto_rawDescGZIP(), []int{5}
+}
+
+// Combine says what the samples of one series mean together, where a page has several: replicas of
+// an engine behind one page, reasons, modes.
+type Combine int32
+
+const (
+	// UNSPECIFIED: the sum; for kv_usage without divide_by the mean.
+	Combine_COMBINE_UNSPECIFIED Combine = 0
+	Combine_COMBINE_SUM         Combine = 1
+	Combine_COMBINE_MEAN        Combine = 2
+	Combine_COMBINE_MAX         Combine = 3
+)
+
+// Enum value maps for Combine.
+var (
+	Combine_name = map[int32]string{
+		0: "COMBINE_UNSPECIFIED",
+		1: "COMBINE_SUM",
+		2: "COMBINE_MEAN",
+		3: "COMBINE_MAX",
+	}
+	Combine_value = map[string]int32{
+		"COMBINE_UNSPECIFIED": 0,
+		"COMBINE_SUM":         1,
+		"COMBINE_MEAN":        2,
+		"COMBINE_MAX":         3,
+	}
+)
+
+func (x Combine) Enum() *Combine {
+	p := new(Combine)
+	*p = x
+	return p
+}
+
+func (x Combine) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Combine) Descriptor() protoreflect.EnumDescriptor {
+	return file_engine_v1_engine_proto_enumTypes[6].Descriptor()
+}
+
+func (Combine) Type() protoreflect.EnumType {
+	return &file_engine_v1_engine_proto_enumTypes[6]
+}
+
+func (x Combine) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Combine.Descriptor instead.
+func (Combine) EnumDescriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{6}
+}
+
+// Appearance says when a series comes on the page.
+type Appearance int32
+
+const (
+	// UNSPECIFIED: it is there from the start.
+	Appearance_APPEARANCE_UNSPECIFIED Appearance = 0
+	// FIRST_REQUEST: once a request has been served.
+	Appearance_APPEARANCE_FIRST_REQUEST Appearance = 1
+	// FIRST_EVENT: once what it counts has happened, which may be never.
+	Appearance_APPEARANCE_FIRST_EVENT Appearance = 2
+)
+
+// Enum value maps for Appearance.
+var (
+	Appearance_name = map[int32]string{
+		0: "APPEARANCE_UNSPECIFIED",
+		1: "APPEARANCE_FIRST_REQUEST",
+		2: "APPEARANCE_FIRST_EVENT",
+	}
+	Appearance_value = map[string]int32{
+		"APPEARANCE_UNSPECIFIED":   0,
+		"APPEARANCE_FIRST_REQUEST": 1,
+		"APPEARANCE_FIRST_EVENT":   2,
+	}
+)
+
+func (x Appearance) Enum() *Appearance {
+	p := new(Appearance)
+	*p = x
+	return p
+}
+
+func (x Appearance) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Appearance) Descriptor() protoreflect.EnumDescriptor {
+	return file_engine_v1_engine_proto_enumTypes[7].Descriptor()
+}
+
+func (Appearance) Type() protoreflect.EnumType {
+	return &file_engine_v1_engine_proto_enumTypes[7]
+}
+
+func (x Appearance) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Appearance.Descriptor instead.
+func (Appearance) EnumDescriptor() ([]byte, []int) {
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{7}
 }
 
 type FailureKind int32
@@ -436,11 +549,11 @@ func (x FailureKind) String() string {
 }
 
 func (FailureKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_engine_v1_engine_proto_enumTypes[6].Descriptor()
+	return file_engine_v1_engine_proto_enumTypes[8].Descriptor()
 }
 
 func (FailureKind) Type() protoreflect.EnumType {
-	return &file_engine_v1_engine_proto_enumTypes[6]
+	return &file_engine_v1_engine_proto_enumTypes[8]
 }
 
 func (x FailureKind) Number() protoreflect.EnumNumber {
@@ -449,7 +562,7 @@ func (x FailureKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FailureKind.Descriptor instead.
 func (FailureKind) EnumDescriptor() ([]byte, []int) {
-	return file_engine_v1_engine_proto_rawDescGZIP(), []int{6}
+	return file_engine_v1_engine_proto_rawDescGZIP(), []int{8}
 }
 
 // Target is the engine as the host knows it.
@@ -1083,7 +1196,7 @@ type Signal struct {
 	// requests_finished, requests_failed, requests_aborted, prompt_tokens, generation_tokens,
 	// preemptions, prefix_query_tokens, prefix_hit_tokens, iteration_tokens, iterations,
 	// ttft_seconds, itl_seconds, tpot_seconds, e2e_seconds, queue_seconds, prefill_seconds,
-	// decode_seconds.
+	// decode_seconds, and the further ones that docs/METRICS.md lists with their meaning.
 	Signal string `protobuf:"bytes,1,opt,name=signal,proto3" json:"signal,omitempty"`
 	// series as on the page; a counter with its _total suffix, a histogram without _bucket.
 	Series string     `protobuf:"bytes,2,opt,name=series,proto3" json:"series,omitempty"`
@@ -1091,12 +1204,26 @@ type Signal struct {
 	Part   SeriesPart `protobuf:"varint,4,opt,name=part,proto3,enum=engine.v1.SeriesPart" json:"part,omitempty"`
 	// label: for SERIES_PART_LABEL; "a*b" is the product of two labels of the same sample.
 	Label string `protobuf:"bytes,5,opt,name=label,proto3" json:"label,omitempty"`
-	// match keeps only samples whose labels have these values; "a|b" allows several.
+	// match keeps only samples whose labels have these values; "a|b" allows several, an empty value
+	// stands for a label that is not there.
 	Match map[string]string `protobuf:"bytes,6,rep,name=match,proto3" json:"match,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// divide_by names a series whose value is the denominator.
 	DivideBy string `protobuf:"bytes,7,opt,name=divide_by,json=divideBy,proto3" json:"divide_by,omitempty"`
 	// at_end: written when a request ends, so it lags under load.
-	AtEnd         bool `protobuf:"varint,8,opt,name=at_end,json=atEnd,proto3" json:"at_end,omitempty"`
+	AtEnd   bool    `protobuf:"varint,8,opt,name=at_end,json=atEnd,proto3" json:"at_end,omitempty"`
+	Combine Combine `protobuf:"varint,9,opt,name=combine,proto3,enum=engine.v1.Combine" json:"combine,omitempty"`
+	// ranks names labels that number ranks which all say the same: of samples that differ in nothing
+	// else, the one with the lowest numbers counts, compared in this order.
+	Ranks []string `protobuf:"bytes,10,rep,name=ranks,proto3" json:"ranks,omitempty"`
+	// plus names further series of the same kind whose values are added, as far as they are on the page.
+	Plus []*Signal `protobuf:"bytes,11,rep,name=plus,proto3" json:"plus,omitempty"`
+	// by_interval: a gauge that the engine moves only now and then, so that it may be older than its page.
+	ByInterval bool       `protobuf:"varint,12,opt,name=by_interval,json=byInterval,proto3" json:"by_interval,omitempty"`
+	Appears    Appearance `protobuf:"varint,13,opt,name=appears,proto3,enum=engine.v1.Appearance" json:"appears,omitempty"`
+	// since and gone: the first release with the series and the first without it, for people; what is
+	// on the page decides.
+	Since         string `protobuf:"bytes,14,opt,name=since,proto3" json:"since,omitempty"`
+	Gone          string `protobuf:"bytes,15,opt,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1187,6 +1314,55 @@ func (x *Signal) GetAtEnd() bool {
 	return false
 }
 
+func (x *Signal) GetCombine() Combine {
+	if x != nil {
+		return x.Combine
+	}
+	return Combine_COMBINE_UNSPECIFIED
+}
+
+func (x *Signal) GetRanks() []string {
+	if x != nil {
+		return x.Ranks
+	}
+	return nil
+}
+
+func (x *Signal) GetPlus() []*Signal {
+	if x != nil {
+		return x.Plus
+	}
+	return nil
+}
+
+func (x *Signal) GetByInterval() bool {
+	if x != nil {
+		return x.ByInterval
+	}
+	return false
+}
+
+func (x *Signal) GetAppears() Appearance {
+	if x != nil {
+		return x.Appears
+	}
+	return Appearance_APPEARANCE_UNSPECIFIED
+}
+
+func (x *Signal) GetSince() string {
+	if x != nil {
+		return x.Since
+	}
+	return ""
+}
+
+func (x *Signal) GetGone() string {
+	if x != nil {
+		return x.Gone
+	}
+	return ""
+}
+
 // Probes says how to ask the engine things over HTTP. Empty paths mean the engine cannot be asked.
 type Probes struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1196,7 +1372,8 @@ type Probes struct {
 	MetricsPath   string               `protobuf:"bytes,3,opt,name=metrics_path,json=metricsPath,proto3" json:"metrics_path,omitempty"`
 	VersionPath   string               `protobuf:"bytes,4,opt,name=version_path,json=versionPath,proto3" json:"version_path,omitempty"`
 	// load_path answers JSON with live counts; the pointers are RFC 6901 JSON pointers.
-	LoadPath           string `protobuf:"bytes,5,opt,name=load_path,json=loadPath,proto3" json:"load_path,omitempty"`
+	LoadPath string `protobuf:"bytes,5,opt,name=load_path,json=loadPath,proto3" json:"load_path,omitempty"`
+	// In a pointer "*" stands for all members of an array: counts are summed, shares averaged.
 	LoadRunningPointer string `protobuf:"bytes,6,opt,name=load_running_pointer,json=loadRunningPointer,proto3" json:"load_running_pointer,omitempty"`
 	LoadWaitingPointer string `protobuf:"bytes,7,opt,name=load_waiting_pointer,json=loadWaitingPointer,proto3" json:"load_waiting_pointer,omitempty"`
 	// token_path and token_body form a POST that makes the engine generate one or a few tokens;
@@ -1204,8 +1381,12 @@ type Probes struct {
 	TokenPath        string `protobuf:"bytes,8,opt,name=token_path,json=tokenPath,proto3" json:"token_path,omitempty"`
 	TokenBody        string `protobuf:"bytes,9,opt,name=token_body,json=tokenBody,proto3" json:"token_body,omitempty"`
 	TokenTextPointer string `protobuf:"bytes,10,opt,name=token_text_pointer,json=tokenTextPointer,proto3" json:"token_text_pointer,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// load_in_flight_pointer: running and waiting requests as one count; load_kv_usage_pointer: the
+	// share of the KV cache in use.
+	LoadInFlightPointer string `protobuf:"bytes,11,opt,name=load_in_flight_pointer,json=loadInFlightPointer,proto3" json:"load_in_flight_pointer,omitempty"`
+	LoadKvUsagePointer  string `protobuf:"bytes,12,opt,name=load_kv_usage_pointer,json=loadKvUsagePointer,proto3" json:"load_kv_usage_pointer,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Probes) Reset() {
@@ -1304,6 +1485,20 @@ func (x *Probes) GetTokenBody() string {
 func (x *Probes) GetTokenTextPointer() string {
 	if x != nil {
 		return x.TokenTextPointer
+	}
+	return ""
+}
+
+func (x *Probes) GetLoadInFlightPointer() string {
+	if x != nil {
+		return x.LoadInFlightPointer
+	}
+	return ""
+}
+
+func (x *Probes) GetLoadKvUsagePointer() string {
+	if x != nil {
+		return x.LoadKvUsagePointer
 	}
 	return ""
 }
@@ -2024,7 +2219,7 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\twhen_knob\x18\x04 \x01(\tR\bwhenKnob\x12\x1d\n" +
 	"\n" +
 	"when_value\x18\x05 \x01(\tR\twhenValue\x12\x12\n" +
-	"\x04text\x18\x06 \x01(\tR\x04text\"\xc6\x02\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text\"\xad\x04\n" +
 	"\x06Signal\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n" +
 	"\x06series\x18\x02 \x01(\tR\x06series\x12)\n" +
@@ -2033,11 +2228,20 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x05label\x18\x05 \x01(\tR\x05label\x122\n" +
 	"\x05match\x18\x06 \x03(\v2\x1c.engine.v1.Signal.MatchEntryR\x05match\x12\x1b\n" +
 	"\tdivide_by\x18\a \x01(\tR\bdivideBy\x12\x15\n" +
-	"\x06at_end\x18\b \x01(\bR\x05atEnd\x1a8\n" +
+	"\x06at_end\x18\b \x01(\bR\x05atEnd\x12,\n" +
+	"\acombine\x18\t \x01(\x0e2\x12.engine.v1.CombineR\acombine\x12\x14\n" +
+	"\x05ranks\x18\n" +
+	" \x03(\tR\x05ranks\x12%\n" +
+	"\x04plus\x18\v \x03(\v2\x11.engine.v1.SignalR\x04plus\x12\x1f\n" +
+	"\vby_interval\x18\f \x01(\bR\n" +
+	"byInterval\x12/\n" +
+	"\aappears\x18\r \x01(\x0e2\x15.engine.v1.AppearanceR\aappears\x12\x14\n" +
+	"\x05since\x18\x0e \x01(\tR\x05since\x12\x12\n" +
+	"\x04gone\x18\x0f \x01(\tR\x04gone\x1a8\n" +
 	"\n" +
 	"MatchEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x86\x04\n" +
 	"\x06Probes\x12\x1f\n" +
 	"\vhealth_path\x18\x01 \x01(\tR\n" +
 	"healthPath\x12@\n" +
@@ -2052,7 +2256,9 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\n" +
 	"token_body\x18\t \x01(\tR\ttokenBody\x12,\n" +
 	"\x12token_text_pointer\x18\n" +
-	" \x01(\tR\x10tokenTextPointer\"\x84\x01\n" +
+	" \x01(\tR\x10tokenTextPointer\x123\n" +
+	"\x16load_in_flight_pointer\x18\v \x01(\tR\x13loadInFlightPointer\x121\n" +
+	"\x15load_kv_usage_pointer\x18\f \x01(\tR\x12loadKvUsagePointer\"\x84\x01\n" +
 	"\x10FailureSignature\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.engine.v1.FailureKindR\x04kind\x12\x18\n" +
 	"\apattern\x18\x02 \x01(\tR\apattern\x12\x14\n" +
@@ -2146,13 +2352,24 @@ const file_engine_v1_engine_proto_rawDesc = "" +
 	"\x17SERIES_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11SERIES_KIND_GAUGE\x10\x01\x12\x17\n" +
 	"\x13SERIES_KIND_COUNTER\x10\x02\x12\x19\n" +
-	"\x15SERIES_KIND_HISTOGRAM\x10\x03*l\n" +
+	"\x15SERIES_KIND_HISTOGRAM\x10\x03*\x89\x01\n" +
 	"\n" +
 	"SeriesPart\x12\x1b\n" +
 	"\x17SERIES_PART_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSERIES_PART_SUM\x10\x01\x12\x15\n" +
 	"\x11SERIES_PART_COUNT\x10\x02\x12\x15\n" +
-	"\x11SERIES_PART_LABEL\x10\x03*\xf4\x01\n" +
+	"\x11SERIES_PART_LABEL\x10\x03\x12\x1b\n" +
+	"\x17SERIES_PART_LABEL_ITEMS\x10\x04*V\n" +
+	"\aCombine\x12\x17\n" +
+	"\x13COMBINE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vCOMBINE_SUM\x10\x01\x12\x10\n" +
+	"\fCOMBINE_MEAN\x10\x02\x12\x0f\n" +
+	"\vCOMBINE_MAX\x10\x03*b\n" +
+	"\n" +
+	"Appearance\x12\x1a\n" +
+	"\x16APPEARANCE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18APPEARANCE_FIRST_REQUEST\x10\x01\x12\x1a\n" +
+	"\x16APPEARANCE_FIRST_EVENT\x10\x02*\xf4\x01\n" +
 	"\vFailureKind\x12\x1c\n" +
 	"\x18FAILURE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aFAILURE_KIND_OUT_OF_MEMORY\x10\x01\x12\x19\n" +
@@ -2180,7 +2397,7 @@ func file_engine_v1_engine_proto_rawDescGZIP() []byte {
 	return file_engine_v1_engine_proto_rawDescData
 }
 
-var file_engine_v1_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_engine_v1_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
 var file_engine_v1_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_engine_v1_engine_proto_goTypes = []any{
 	(KnobType)(0),               // 0: engine.v1.KnobType
@@ -2189,82 +2406,87 @@ var file_engine_v1_engine_proto_goTypes = []any{
 	(Comparison)(0),             // 3: engine.v1.Comparison
 	(SeriesKind)(0),             // 4: engine.v1.SeriesKind
 	(SeriesPart)(0),             // 5: engine.v1.SeriesPart
-	(FailureKind)(0),            // 6: engine.v1.FailureKind
-	(*Target)(nil),              // 7: engine.v1.Target
-	(*DescribeRequest)(nil),     // 8: engine.v1.DescribeRequest
-	(*DescribeResponse)(nil),    // 9: engine.v1.DescribeResponse
-	(*Description)(nil),         // 10: engine.v1.Description
-	(*Knob)(nil),                // 11: engine.v1.Knob
-	(*Constraint)(nil),          // 12: engine.v1.Constraint
-	(*Signal)(nil),              // 13: engine.v1.Signal
-	(*Probes)(nil),              // 14: engine.v1.Probes
-	(*FailureSignature)(nil),    // 15: engine.v1.FailureSignature
-	(*ProgressPattern)(nil),     // 16: engine.v1.ProgressPattern
-	(*Stop)(nil),                // 17: engine.v1.Stop
-	(*ValidateRequest)(nil),     // 18: engine.v1.ValidateRequest
-	(*ValidateResponse)(nil),    // 19: engine.v1.ValidateResponse
-	(*Problem)(nil),             // 20: engine.v1.Problem
-	(*CommandRequest)(nil),      // 21: engine.v1.CommandRequest
-	(*CommandResponse)(nil),     // 22: engine.v1.CommandResponse
-	(*ApplyRequest)(nil),        // 23: engine.v1.ApplyRequest
-	(*ApplyResponse)(nil),       // 24: engine.v1.ApplyResponse
-	(*KnobResult)(nil),          // 25: engine.v1.KnobResult
-	nil,                         // 26: engine.v1.Target.EnvEntry
-	nil,                         // 27: engine.v1.Description.EffectiveEntry
-	nil,                         // 28: engine.v1.Signal.MatchEntry
-	nil,                         // 29: engine.v1.ValidateRequest.SettingsEntry
-	nil,                         // 30: engine.v1.CommandRequest.SettingsEntry
-	nil,                         // 31: engine.v1.CommandResponse.EnvEntry
-	nil,                         // 32: engine.v1.CommandResponse.EffectiveEntry
-	nil,                         // 33: engine.v1.ApplyRequest.SettingsEntry
-	(*durationpb.Duration)(nil), // 34: google.protobuf.Duration
+	(Combine)(0),                // 6: engine.v1.Combine
+	(Appearance)(0),             // 7: engine.v1.Appearance
+	(FailureKind)(0),            // 8: engine.v1.FailureKind
+	(*Target)(nil),              // 9: engine.v1.Target
+	(*DescribeRequest)(nil),     // 10: engine.v1.DescribeRequest
+	(*DescribeResponse)(nil),    // 11: engine.v1.DescribeResponse
+	(*Description)(nil),         // 12: engine.v1.Description
+	(*Knob)(nil),                // 13: engine.v1.Knob
+	(*Constraint)(nil),          // 14: engine.v1.Constraint
+	(*Signal)(nil),              // 15: engine.v1.Signal
+	(*Probes)(nil),              // 16: engine.v1.Probes
+	(*FailureSignature)(nil),    // 17: engine.v1.FailureSignature
+	(*ProgressPattern)(nil),     // 18: engine.v1.ProgressPattern
+	(*Stop)(nil),                // 19: engine.v1.Stop
+	(*ValidateRequest)(nil),     // 20: engine.v1.ValidateRequest
+	(*ValidateResponse)(nil),    // 21: engine.v1.ValidateResponse
+	(*Problem)(nil),             // 22: engine.v1.Problem
+	(*CommandRequest)(nil),      // 23: engine.v1.CommandRequest
+	(*CommandResponse)(nil),     // 24: engine.v1.CommandResponse
+	(*ApplyRequest)(nil),        // 25: engine.v1.ApplyRequest
+	(*ApplyResponse)(nil),       // 26: engine.v1.ApplyResponse
+	(*KnobResult)(nil),          // 27: engine.v1.KnobResult
+	nil,                         // 28: engine.v1.Target.EnvEntry
+	nil,                         // 29: engine.v1.Description.EffectiveEntry
+	nil,                         // 30: engine.v1.Signal.MatchEntry
+	nil,                         // 31: engine.v1.ValidateRequest.SettingsEntry
+	nil,                         // 32: engine.v1.CommandRequest.SettingsEntry
+	nil,                         // 33: engine.v1.CommandResponse.EnvEntry
+	nil,                         // 34: engine.v1.CommandResponse.EffectiveEntry
+	nil,                         // 35: engine.v1.ApplyRequest.SettingsEntry
+	(*durationpb.Duration)(nil), // 36: google.protobuf.Duration
 }
 var file_engine_v1_engine_proto_depIdxs = []int32{
-	26, // 0: engine.v1.Target.env:type_name -> engine.v1.Target.EnvEntry
-	7,  // 1: engine.v1.DescribeRequest.target:type_name -> engine.v1.Target
-	10, // 2: engine.v1.DescribeResponse.description:type_name -> engine.v1.Description
-	11, // 3: engine.v1.Description.knobs:type_name -> engine.v1.Knob
-	12, // 4: engine.v1.Description.constraints:type_name -> engine.v1.Constraint
-	13, // 5: engine.v1.Description.signals:type_name -> engine.v1.Signal
-	14, // 6: engine.v1.Description.probes:type_name -> engine.v1.Probes
-	15, // 7: engine.v1.Description.failures:type_name -> engine.v1.FailureSignature
-	16, // 8: engine.v1.Description.progress:type_name -> engine.v1.ProgressPattern
-	17, // 9: engine.v1.Description.stop:type_name -> engine.v1.Stop
-	27, // 10: engine.v1.Description.effective:type_name -> engine.v1.Description.EffectiveEntry
-	34, // 11: engine.v1.Description.restart_estimate:type_name -> google.protobuf.Duration
+	28, // 0: engine.v1.Target.env:type_name -> engine.v1.Target.EnvEntry
+	9,  // 1: engine.v1.DescribeRequest.target:type_name -> engine.v1.Target
+	12, // 2: engine.v1.DescribeResponse.description:type_name -> engine.v1.Description
+	13, // 3: engine.v1.Description.knobs:type_name -> engine.v1.Knob
+	14, // 4: engine.v1.Description.constraints:type_name -> engine.v1.Constraint
+	15, // 5: engine.v1.Description.signals:type_name -> engine.v1.Signal
+	16, // 6: engine.v1.Description.probes:type_name -> engine.v1.Probes
+	17, // 7: engine.v1.Description.failures:type_name -> engine.v1.FailureSignature
+	18, // 8: engine.v1.Description.progress:type_name -> engine.v1.ProgressPattern
+	19, // 9: engine.v1.Description.stop:type_name -> engine.v1.Stop
+	29, // 10: engine.v1.Description.effective:type_name -> engine.v1.Description.EffectiveEntry
+	36, // 11: engine.v1.Description.restart_estimate:type_name -> google.protobuf.Duration
 	0,  // 12: engine.v1.Knob.type:type_name -> engine.v1.KnobType
 	1,  // 13: engine.v1.Knob.family:type_name -> engine.v1.KnobFamily
 	2,  // 14: engine.v1.Knob.acts_on:type_name -> engine.v1.Effect
 	3,  // 15: engine.v1.Constraint.comparison:type_name -> engine.v1.Comparison
 	4,  // 16: engine.v1.Signal.kind:type_name -> engine.v1.SeriesKind
 	5,  // 17: engine.v1.Signal.part:type_name -> engine.v1.SeriesPart
-	28, // 18: engine.v1.Signal.match:type_name -> engine.v1.Signal.MatchEntry
-	34, // 19: engine.v1.Probes.health_timeout:type_name -> google.protobuf.Duration
-	6,  // 20: engine.v1.FailureSignature.kind:type_name -> engine.v1.FailureKind
-	34, // 21: engine.v1.Stop.default_grace:type_name -> google.protobuf.Duration
-	7,  // 22: engine.v1.ValidateRequest.target:type_name -> engine.v1.Target
-	29, // 23: engine.v1.ValidateRequest.settings:type_name -> engine.v1.ValidateRequest.SettingsEntry
-	20, // 24: engine.v1.ValidateResponse.problems:type_name -> engine.v1.Problem
-	7,  // 25: engine.v1.CommandRequest.target:type_name -> engine.v1.Target
-	30, // 26: engine.v1.CommandRequest.settings:type_name -> engine.v1.CommandRequest.SettingsEntry
-	31, // 27: engine.v1.CommandResponse.env:type_name -> engine.v1.CommandResponse.EnvEntry
-	32, // 28: engine.v1.CommandResponse.effective:type_name -> engine.v1.CommandResponse.EffectiveEntry
-	7,  // 29: engine.v1.ApplyRequest.target:type_name -> engine.v1.Target
-	33, // 30: engine.v1.ApplyRequest.settings:type_name -> engine.v1.ApplyRequest.SettingsEntry
-	25, // 31: engine.v1.ApplyResponse.results:type_name -> engine.v1.KnobResult
-	8,  // 32: engine.v1.EngineService.Describe:input_type -> engine.v1.DescribeRequest
-	18, // 33: engine.v1.EngineService.Validate:input_type -> engine.v1.ValidateRequest
-	21, // 34: engine.v1.EngineService.Command:input_type -> engine.v1.CommandRequest
-	23, // 35: engine.v1.EngineService.Apply:input_type -> engine.v1.ApplyRequest
-	9,  // 36: engine.v1.EngineService.Describe:output_type -> engine.v1.DescribeResponse
-	19, // 37: engine.v1.EngineService.Validate:output_type -> engine.v1.ValidateResponse
-	22, // 38: engine.v1.EngineService.Command:output_type -> engine.v1.CommandResponse
-	24, // 39: engine.v1.EngineService.Apply:output_type -> engine.v1.ApplyResponse
-	36, // [36:40] is the sub-list for method output_type
-	32, // [32:36] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	30, // 18: engine.v1.Signal.match:type_name -> engine.v1.Signal.MatchEntry
+	6,  // 19: engine.v1.Signal.combine:type_name -> engine.v1.Combine
+	15, // 20: engine.v1.Signal.plus:type_name -> engine.v1.Signal
+	7,  // 21: engine.v1.Signal.appears:type_name -> engine.v1.Appearance
+	36, // 22: engine.v1.Probes.health_timeout:type_name -> google.protobuf.Duration
+	8,  // 23: engine.v1.FailureSignature.kind:type_name -> engine.v1.FailureKind
+	36, // 24: engine.v1.Stop.default_grace:type_name -> google.protobuf.Duration
+	9,  // 25: engine.v1.ValidateRequest.target:type_name -> engine.v1.Target
+	31, // 26: engine.v1.ValidateRequest.settings:type_name -> engine.v1.ValidateRequest.SettingsEntry
+	22, // 27: engine.v1.ValidateResponse.problems:type_name -> engine.v1.Problem
+	9,  // 28: engine.v1.CommandRequest.target:type_name -> engine.v1.Target
+	32, // 29: engine.v1.CommandRequest.settings:type_name -> engine.v1.CommandRequest.SettingsEntry
+	33, // 30: engine.v1.CommandResponse.env:type_name -> engine.v1.CommandResponse.EnvEntry
+	34, // 31: engine.v1.CommandResponse.effective:type_name -> engine.v1.CommandResponse.EffectiveEntry
+	9,  // 32: engine.v1.ApplyRequest.target:type_name -> engine.v1.Target
+	35, // 33: engine.v1.ApplyRequest.settings:type_name -> engine.v1.ApplyRequest.SettingsEntry
+	27, // 34: engine.v1.ApplyResponse.results:type_name -> engine.v1.KnobResult
+	10, // 35: engine.v1.EngineService.Describe:input_type -> engine.v1.DescribeRequest
+	20, // 36: engine.v1.EngineService.Validate:input_type -> engine.v1.ValidateRequest
+	23, // 37: engine.v1.EngineService.Command:input_type -> engine.v1.CommandRequest
+	25, // 38: engine.v1.EngineService.Apply:input_type -> engine.v1.ApplyRequest
+	11, // 39: engine.v1.EngineService.Describe:output_type -> engine.v1.DescribeResponse
+	21, // 40: engine.v1.EngineService.Validate:output_type -> engine.v1.ValidateResponse
+	24, // 41: engine.v1.EngineService.Command:output_type -> engine.v1.CommandResponse
+	26, // 42: engine.v1.EngineService.Apply:output_type -> engine.v1.ApplyResponse
+	39, // [39:43] is the sub-list for method output_type
+	35, // [35:39] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_engine_v1_engine_proto_init() }
@@ -2278,7 +2500,7 @@ func file_engine_v1_engine_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_engine_v1_engine_proto_rawDesc), len(file_engine_v1_engine_proto_rawDesc)),
-			NumEnums:      7,
+			NumEnums:      9,
 			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
