@@ -40,37 +40,6 @@ func traffic(t *testing.T, rate float64, count int, seed uint64) []workload.Requ
 	return trace
 }
 
-// serve lets the made-up engine serve a trace and returns what its clients saw.
-func serve(t *testing.T, cfg des.Config, h hidden, trace []workload.Request) []Request {
-	t.Helper()
-	tokens := map[uint64][]time.Duration{}
-	cfg.StepNoise = 0.03
-	r, err := des.Run([]*des.Engine{des.New(cfg, h, 7)}, trace, des.Options{OnStep: func(_ int, start time.Duration, s des.Step) {
-		for _, k := range s.Tokens {
-			tokens[k.ID] = append(tokens[k.ID], start+s.Duration)
-		}
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []Request
-	for _, o := range r.Outcomes {
-		if !o.Done() {
-			t.Fatalf("request %d was not served: %v", o.Request.ID, o.Err)
-		}
-		q := Request{
-			Arrival: o.Arrival, PromptTokens: o.Request.PromptTokens, OutputTokens: o.Tokens,
-			FirstToken: o.FirstToken + outside, End: o.End + outside,
-		}
-		at := tokens[o.Request.ID]
-		for i := 1; i < len(at); i++ {
-			q.Gaps = append(q.Gaps, at[i]-at[i-1])
-		}
-		out = append(out, q)
-	}
-	return out
-}
-
 func config(seqs int) des.Config {
 	return des.Config{MaxNumSeqs: seqs, MaxBatchedTokens: 2048, ChunkedPrefill: true, MaxModelLen: 2048, KVTokens: 1 << 16}
 }
@@ -86,7 +55,7 @@ var engines = map[string]hidden{
 func TestTransfer(t *testing.T) {
 	for name, h := range engines {
 		t.Run(name, func(t *testing.T) {
-			live := serve(t, config(4), h, traffic(t, 0.03/h.StepSeconds(des.StepShape{}), 75, 1))
+			live := serve(t, config(4), h, outside, traffic(t, 0.03/h.StepSeconds(des.StepShape{}), 75, 1))
 			c, err := FromRequests(config(4), live)
 			if err != nil {
 				t.Fatal(err)
@@ -95,7 +64,7 @@ func TestTransfer(t *testing.T) {
 			for _, seqs := range []int{2, 8, 16} {
 				for _, load := range []float64{0.01, 0.03, 0.05} {
 					trace := traffic(t, load/h.StepSeconds(des.StepShape{}), 60, uint64(seqs))
-					seen := Observed(serve(t, config(seqs), h, trace))
+					seen := Observed(serve(t, config(seqs), h, outside, trace))
 					p, err := c.Predict(config(seqs), trace, 3)
 					if err != nil {
 						t.Fatal(err)
@@ -132,7 +101,7 @@ func TestTransfer(t *testing.T) {
 // calibrated limit.
 func TestDrawsWidenBeyondWhatWasSeen(t *testing.T) {
 	h := engines["steps cost most"]
-	c, err := FromRequests(config(4), serve(t, config(4), h, traffic(t, 4, 75, 1)))
+	c, err := FromRequests(config(4), serve(t, config(4), h, outside, traffic(t, 4, 75, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +119,7 @@ func TestDrawsWidenBeyondWhatWasSeen(t *testing.T) {
 
 func TestTooLittle(t *testing.T) {
 	h := engines["a fast one"]
-	_, err := FromRequests(config(4), serve(t, config(4), h, traffic(t, 4, 12, 1)))
+	_, err := FromRequests(config(4), serve(t, config(4), h, outside, traffic(t, 4, 12, 1)))
 	if !errors.Is(err, ErrTooLittle) {
 		t.Errorf("twelve requests: error %v, want ErrTooLittle", err)
 	}
@@ -159,7 +128,7 @@ func TestTooLittle(t *testing.T) {
 // TestRecord: a calibration is a small record that predicts the same after a round trip.
 func TestRecord(t *testing.T) {
 	h := engines["prompts cost most"]
-	c, err := FromRequests(config(4), serve(t, config(4), h, traffic(t, 4, 75, 1)))
+	c, err := FromRequests(config(4), serve(t, config(4), h, outside, traffic(t, 4, 75, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +160,7 @@ func TestRecord(t *testing.T) {
 // TestPredictionsRepeat: equal seeds give equal predictions.
 func TestPredictionsRepeat(t *testing.T) {
 	h := engines["a fast one"]
-	c, err := FromRequests(config(4), serve(t, config(4), h, traffic(t, 4, 75, 1)))
+	c, err := FromRequests(config(4), serve(t, config(4), h, outside, traffic(t, 4, 75, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 
 	"github.com/optiinfra/performance-agent/pkg/des"
@@ -72,7 +71,7 @@ func fromRequests(cfg des.Config, requests []Request, lagged bool) (*Calibration
 		c.Observations = len(obs)
 		c.post = fit(obs, unknownHardware())
 		c.seen = mostDecoding(obs)
-		replay, err := c.replay(cfg, Trace(requests), c.Law(), 0)
+		replay, err := c.replay(cfg, Trace(requests), c.Law(), 0, 1)
 		if err != nil {
 			return nil, fmt.Errorf("replay the observed requests: %w", err)
 		}
@@ -81,7 +80,7 @@ func fromRequests(cfg des.Config, requests []Request, lagged bool) (*Calibration
 		}
 		c.level(requests, replay)
 	}
-	replay, err := c.replay(cfg, Trace(requests), c.Law(), 0)
+	replay, err := c.replay(cfg, Trace(requests), c.Law(), 0, 1)
 	if err != nil {
 		return nil, fmt.Errorf("replay the observed requests: %w", err)
 	}
@@ -135,40 +134,41 @@ func front(requests []Request, replay []outcome) float64 {
 type Law struct {
 	theta  features
 	scale  float64
-	seen   float64
-	beyond float64 // factor of the cost of a sequence more than were ever seen together
+	seen   float64 // sequences that were seen to decode together
+	beyond float64 // factor of the cost of each sequence more
 }
 
-// StepSeconds implements des.Cost.
-func (l Law) StepSeconds(s des.StepShape) float64 {
-	t := featuresOf(s).dot(l.theta)
+// seconds of a step, that many steps after the last one that computed a prompt.
+func (l Law) seconds(s des.StepShape, after float64) float64 {
+	t := featuresOf(s, after).dot(l.theta)
 	if more := float64(s.Decoding) - l.seen; more > 0 {
 		t += more * l.theta[termDecode] * (l.beyond - 1)
 	}
 	return t * l.scale
 }
 
+// Cost is the law at work in one engine.
+func (l Law) Cost() des.Cost { return &pace{law: l, after: math.Inf(1)} }
+
+// pace is a law that remembers how long ago a prompt was computed.
+type pace struct {
+	law   Law
+	after float64 // steps
+}
+
+// StepSeconds implements des.Cost.
+func (p *pace) StepSeconds(s des.StepShape) float64 {
+	t := p.law.seconds(s, p.after)
+	p.after++
+	if len(s.Chunks) > 0 {
+		p.after = 0
+	}
+	return t
+}
+
 // Law is the most likely one.
 func (c *Calibration) Law() Law {
 	return Law{theta: c.post.mean, scale: c.post.bias, seen: c.seen, beyond: 1}
-}
-
-// What observations at one configuration cannot tell: how a step differs at other batch sizes than by
-// the law's terms, as standard deviations of logarithms. They are judgements, made before any
-// evaluation: an engine's life to life differs by a per cent or two, a sequence beyond those ever seen
-// together costs what the last one did within a third.
-const (
-	lawError    = .025
-	beyondError = .35
-	frontError  = .2
-)
-
-// Draw is a law, and a time outside the scheduler in seconds, that agree with the observations.
-func (c *Calibration) Draw(rng *rand.Rand) (Law, float64) {
-	l := Law{theta: c.post.draw(rng), seen: c.seen}
-	l.scale = c.post.bias * math.Exp(lawError*rng.NormFloat64())
-	l.beyond = math.Exp(beyondError * rng.NormFloat64())
-	return l, c.front * math.Exp(frontError*rng.NormFloat64())
 }
 
 // wire is the serialised form.

@@ -35,6 +35,7 @@ func intervals(cfg des.Config, requests []Request, cached []int, lagged bool) (o
 	typical, mixed := typicalGaps(requests)
 	slack := typical / 4
 	shown := moments(requests)
+	past := history{shown: distinct(shown, slack), slack: slack}
 	records := make([]record, len(requests))
 	for i, r := range requests {
 		c := record{first: r.FirstToken.Seconds(), end: r.End.Seconds(), prompt: float64(r.PromptTokens), cached: float64(cached[i])}
@@ -50,15 +51,23 @@ func intervals(cfg des.Config, requests []Request, cached []int, lagged bool) (o
 			c.span = chunks * mixed
 		}
 		records[i] = c
+		past.prompts = append(past.prompts, c.done)
 	}
+	slices.Sort(past.prompts)
 	for _, r := range requests {
 		at := r.FirstToken.Seconds()
 		if len(r.Gaps) == 0 && r.OutputTokens > 1 {
-			out = append(out, observe(cfg, lagged, records, at, r.End.Seconds(), float64(r.OutputTokens-1), slack))
+			o := observe(cfg, lagged, records, at, r.End.Seconds(), float64(r.OutputTokens-1), slack)
+			o.x[termAfter] = past.settledWithin(at, r.End.Seconds(), o.steps)
+			out = append(out, o)
 		}
 		for _, gap := range r.Gaps {
 			if gap > 0 {
-				out = append(out, observe(cfg, lagged, records, at, at+gap.Seconds(), 1, slack))
+				o := observe(cfg, lagged, records, at, at+gap.Seconds(), 1, slack)
+				if o.x[termPrefill] == 0 {
+					o.x[termAfter] = settled(past.after(at))
+				}
+				out = append(out, o)
 			}
 			at += gap.Seconds()
 		}
@@ -88,10 +97,10 @@ func observe(cfg des.Config, lagged bool, records []record, from, to, steps, sla
 			firsts = append(firsts, r.first)
 		}
 	}
-	o.x[termPrefill] = distinct(prompts, slack)
+	o.x[termPrefill] = float64(len(distinct(prompts, slack)))
 	switch {
 	case lagged && steps == 1: // a first token is shown after a step that decodes, a prompt takes one that does not
-		steps += distinct(firsts, slack)
+		steps += float64(len(distinct(firsts, slack)))
 		o.x[termStep] = steps
 		steps = max(steps-o.x[termPrefill], 0)
 	case cfg.Dialect == des.SGLang: // prompts are computed in steps of their own
@@ -141,17 +150,51 @@ func before(moments []float64, t, typical float64) float64 {
 
 const quietSteps = 10
 
-// distinct counts the moments among times, those within slack of each other being one.
-func distinct(times []float64, slack float64) (n float64) {
+// distinct are the times in order, those within slack of the one before being one.
+func distinct(times []float64, slack float64) (out []float64) {
 	slices.Sort(times)
 	last := math.Inf(-1)
 	for _, t := range times {
 		if t > last+slack {
-			n++
+			out = append(out, t)
 		}
 		last = t
 	}
-	return n
+	return out
+}
+
+// history is when steps and prompts ended, in seconds and in order.
+type history struct {
+	shown, prompts []float64
+	slack          float64
+}
+
+// after is how many steps ended before at since the last one that computed a prompt.
+func (h history) after(at float64) float64 {
+	i, _ := slices.BinarySearch(h.prompts, at+h.slack)
+	if i == 0 {
+		return math.Inf(1)
+	}
+	from, _ := slices.BinarySearch(h.shown, h.prompts[i-1]+h.slack)
+	to, _ := slices.BinarySearch(h.shown, at+h.slack)
+	return float64(max(to-from, 0))
+}
+
+// settledWithin is the sum of settled over that many even steps between from and to.
+func (h history) settledWithin(from, to, steps float64) (sum float64) {
+	at, k := from, h.after(from)
+	i, _ := slices.BinarySearch(h.prompts, from+h.slack)
+	for at < to {
+		next := to
+		if i < len(h.prompts) {
+			next = min(h.prompts[i], to)
+		}
+		n := (next - at) / (to - from) * steps
+		sum += (settled(k) - settled(k+n)) / (1 - settled(1))
+		at, k = next, 0
+		i++
+	}
+	return sum
 }
 
 // typicalGaps are the median time between tokens, and the median of those gaps in which another request

@@ -18,8 +18,8 @@ type outcome struct {
 	cached, tokens      int
 }
 
-// replay simulates trace with a law and a time outside the scheduler.
-func (c *Calibration) replay(cfg des.Config, trace []workload.Request, law Law, front float64) ([]outcome, error) {
+// replay simulates trace with a law and a time outside the scheduler; the seed is of the steps' noise.
+func (c *Calibration) replay(cfg des.Config, trace []workload.Request, law Law, front float64, seed uint64) ([]outcome, error) {
 	cfg.StepNoise = c.post.noise
 	if c.lagged { // a finished sequence is found out when it has taken part in one step more
 		trace = slices.Clone(trace)
@@ -28,7 +28,7 @@ func (c *Calibration) replay(cfg des.Config, trace []workload.Request, law Law, 
 		}
 	}
 	ends := map[time.Duration]time.Duration{} // of steps, by their start
-	r, err := des.Run([]*des.Engine{des.New(cfg, law, 1)}, trace, des.Options{OnStep: func(_ int, start time.Duration, s des.Step) {
+	r, err := des.Run([]*des.Engine{des.New(cfg, law.Cost(), seed)}, trace, des.Options{OnStep: func(_ int, start time.Duration, s des.Step) {
 		if c.lagged {
 			ends[start] = start + s.Duration
 		}
@@ -72,19 +72,23 @@ type Prediction struct {
 }
 
 // predictionDraws is how many laws a prediction's interval comes from.
-const predictionDraws = 32
+const predictionDraws = 64
 
-// Predict simulates trace under a configuration, once with the most likely law and with draws around it.
-// Equal seeds give equal predictions.
+// Predict simulates trace under a configuration, once with the most likely law and with draws around it,
+// each with step noise of its own. Equal seeds give equal predictions.
 func (c *Calibration) Predict(cfg des.Config, trace []workload.Request, seed uint64) (Prediction, error) {
+	return c.predict(cfg, trace, seed, machine)
+}
+
+func (c *Calibration) predict(cfg des.Config, trace []workload.Request, seed uint64, s spread) (Prediction, error) {
 	rng := rand.New(rand.NewPCG(seed, 0xca1))
 	var all []Figures[float64]
 	for i := range predictionDraws + 1 {
 		law, front := c.Law(), c.front
 		if i > 0 {
-			law, front = c.Draw(rng)
+			law, front = c.draw(rng, s)
 		}
-		outcomes, err := c.replay(cfg, trace, law, front)
+		outcomes, err := c.replay(cfg, trace, law, front, seed+uint64(i))
 		if err != nil {
 			return Prediction{}, err
 		}
@@ -96,7 +100,7 @@ func (c *Calibration) Predict(cfg des.Config, trace []workload.Request, seed uin
 			v = append(v, of(f))
 		}
 		slices.Sort(v)
-		return Estimate{Value: of(all[0]), Low: quantile(v, .05), High: quantile(v, .95)}
+		return Estimate{Value: of(all[0]), Low: bound(v, .05), High: bound(v, .95)}
 	}
 	return Prediction{Notes: c.Notes, Figures: Figures[Estimate]{
 		TTFTMean: estimate(func(f Figures[float64]) float64 { return f.TTFTMean }),
@@ -104,6 +108,13 @@ func (c *Calibration) Predict(cfg des.Config, trace []workload.Request, seed uin
 		TPOTMean: estimate(func(f Figures[float64]) float64 { return f.TPOTMean }),
 		E2EMean:  estimate(func(f Figures[float64]) float64 { return f.E2EMean }),
 	}}, nil
+}
+
+// bound is the value below which one more draw falls with probability q: of n sorted draws the k-th has
+// k/(n+1) below it. The quantile of the draws themselves would leave too little outside.
+func bound(sorted []float64, q float64) float64 {
+	n := float64(len(sorted))
+	return quantile(sorted, min(max((q*(n+1)-1)/(n-1), 0), 1))
 }
 
 // Observed are the figures of requests that were served.

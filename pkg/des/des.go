@@ -97,7 +97,8 @@ type StepShape = perfmodel.Step
 // Chunk is the part of one prompt computed in a step.
 type Chunk = perfmodel.Chunk
 
-// Cost tells how long an iteration takes, in seconds. perfmodel.Predictor is one.
+// Cost tells how long an iteration takes, in seconds. perfmodel.Predictor is one. An engine asks once
+// for every step, in their order, so that a cost of its own may remember what came before.
 type Cost interface {
 	StepSeconds(StepShape) float64
 }

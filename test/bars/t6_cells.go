@@ -26,13 +26,16 @@ func settings(kind engine.Kind) []setting {
 	return vllmSettings()
 }
 
+// vllmSetting is one of a vLLM with that many sequences and that budget of tokens a step.
+func vllmSetting(name, seqs, budget string, cfg des.Config, more ...string) setting {
+	cfg.ChunkedPrefill, cfg.MaxModelLen, cfg.KVTokens = true, 2048, vllmKVTokens
+	flags := append([]string{"--max-model-len", "2048", "--max-num-seqs", seqs, "--max-num-batched-tokens", budget}, more...)
+	return setting{name: name, flags: flags, des: cfg}
+}
+
 func vllmSettings() []setting {
-	s := func(name, seqs, budget string, cfg des.Config, more ...string) setting {
-		cfg.ChunkedPrefill, cfg.MaxModelLen, cfg.KVTokens = true, 2048, vllmKVTokens
-		flags := append([]string{"--max-model-len", "2048", "--max-num-seqs", seqs, "--max-num-batched-tokens", budget}, more...)
-		return setting{name: name, flags: flags, des: cfg}
-	}
 	const off = "--no-enable-prefix-caching"
+	s := vllmSetting
 	return []setting{
 		s("seqs4", "4", "2048", des.Config{MaxNumSeqs: 4, MaxBatchedTokens: 2048, PrefixCaching: true}),
 		s("seqs2", "2", "2048", des.Config{MaxNumSeqs: 2, MaxBatchedTokens: 2048, PrefixCaching: true}),
@@ -46,12 +49,15 @@ func vllmSettings() []setting {
 // vllmKVTokens is what one GiB holds of the tiny model: 16 KiB a token.
 const vllmKVTokens = 65536
 
+// sglangSetting is one of an SGLang with that many running requests and chunks of that many tokens.
+func sglangSetting(name, seqs, chunk string, cfg des.Config, more ...string) setting {
+	cfg.Dialect, cfg.ChunkedPrefill, cfg.MaxModelLen, cfg.KVTokens, cfg.BlockSize = des.SGLang, true, 2048, 65536, 1
+	flags := append([]string{"--max-running-requests", seqs, "--chunked-prefill-size", chunk}, more...)
+	return setting{name: name, flags: flags, des: cfg}
+}
+
 func sglangSettings() []setting {
-	s := func(name, seqs, chunk string, cfg des.Config, more ...string) setting {
-		cfg.Dialect, cfg.ChunkedPrefill, cfg.MaxModelLen, cfg.KVTokens, cfg.BlockSize = des.SGLang, true, 2048, 65536, 1
-		flags := append([]string{"--max-running-requests", seqs, "--chunked-prefill-size", chunk}, more...)
-		return setting{name: name, flags: flags, des: cfg}
-	}
+	s := sglangSetting
 	return []setting{
 		s("seqs4", "4", "2048", des.Config{MaxNumSeqs: 4, MaxBatchedTokens: 2048, PrefixCaching: true}),
 		s("seqs2", "2", "2048", des.Config{MaxNumSeqs: 2, MaxBatchedTokens: 2048, PrefixCaching: true}),

@@ -21,13 +21,19 @@ import (
 // recordSetting starts the engine with one setting and measures it under every load that is not
 // recorded yet, the live setting under the live load first. Each run becomes a file of its own below
 // dir.
-func recordSetting(ctx context.Context, r engine.Recipe, s setting, dir string) (err error) {
+func recordSetting(ctx context.Context, r engine.Recipe, s setting, dir string) error {
 	runs := loads()
 	if s.name == liveSetting {
 		runs = append([]load{liveLoad(r.Kind)}, runs...)
 	}
-	runs = slices.DeleteFunc(runs, func(l load) bool {
-		_, err := os.Stat(runFile(dir, s.name, l.name))
+	return recordStart(ctx, r, s, dir, s.name, runs)
+}
+
+// recordStart starts the engine with one setting and measures it under those runs that no file of that
+// name is there for. Equal settings and loads have equal traffic, whatever the files are called.
+func recordStart(ctx context.Context, r engine.Recipe, s setting, dir, name string, runs []load) (err error) {
+	runs = slices.DeleteFunc(slices.Clone(runs), func(l load) bool {
+		_, err := os.Stat(runFile(dir, name, l.name))
 		return err == nil
 	})
 	if len(runs) == 0 {
@@ -53,12 +59,12 @@ func recordSetting(ctx context.Context, r engine.Recipe, s setting, dir string) 
 		}
 		requests, err := drive.Run(ctx, p, trace, seed)
 		if err != nil {
-			return fmt.Errorf("%s under %s: %w", s.name, l.name, err)
+			return fmt.Errorf("%s under %s: %w", name, l.name, err)
 		}
-		if err := writeRun(runFile(dir, s.name, l.name), requests); err != nil {
+		if err := writeRun(runFile(dir, name, l.name), requests); err != nil {
 			return err
 		}
-		fmt.Fprintf(os.Stderr, "recorded %s under %s: %d requests\n", s.name, l.name, len(requests))
+		fmt.Fprintf(os.Stderr, "recorded %s under %s: %d requests\n", name, l.name, len(requests))
 	}
 	return nil
 }
