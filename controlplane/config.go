@@ -14,6 +14,7 @@ import (
 
 	"github.com/optiinfra/performance-agent/controlplane/api"
 	"github.com/optiinfra/performance-agent/controlplane/cluster"
+	"github.com/optiinfra/performance-agent/controlplane/telemetry/history"
 )
 
 // Config of the control plane. Order: defaults, YAML file, .env, environment, flags.
@@ -36,6 +37,7 @@ type Config struct {
 	// Groups sets policies that the leader writes when they differ from what is replicated.
 	Groups   map[string]api.PolicyChange `yaml:"groups" env:"-"`
 	Workflow WorkflowConfig              `yaml:"workflow" env:"-"`
+	History  HistoryConfig               `yaml:"history" env:"-"`
 	// Tables names YAML files with GPUs and models, merged over the built-in ones.
 	Tables []string `yaml:"tables" env:"PERF_TABLES"`
 }
@@ -57,6 +59,19 @@ type WorkflowConfig struct {
 	Every time.Duration `yaml:"every"`
 }
 
+// HistoryConfig bounds what the fleet's measurements may take in this server's memory.
+type HistoryConfig struct {
+	// Raw is how long samples of every ten seconds are kept, Long how long those of every five minutes.
+	Raw  time.Duration `yaml:"raw"`
+	Long time.Duration `yaml:"long"`
+	// MiB bounds the memory; over it both become shorter.
+	MiB int `yaml:"mib"`
+}
+
+func (c HistoryConfig) head() history.Config {
+	return history.Config{Raw: c.Raw, Long: c.Long, Bytes: c.MiB << 20}
+}
+
 // DefaultConfig is one server on this machine, data in a local folder.
 func DefaultConfig() Config {
 	return Config{
@@ -67,6 +82,7 @@ func DefaultConfig() Config {
 		Heartbeat: 500 * time.Millisecond,
 		LogLevel:  "info",
 		Workflow:  WorkflowConfig{Collect: time.Minute, Patience: 10 * time.Minute, Verify: time.Minute},
+		History:   HistoryConfig{Raw: 24 * time.Hour, Long: 30 * 24 * time.Hour, MiB: 256},
 	}
 }
 
@@ -116,6 +132,9 @@ func (c Config) Validate() error {
 	}
 	if len(c.Peers) > 0 && c.NodeID == "" {
 		faults = append(faults, errors.New("node_id is empty: with peers, each server needs its own id from the list"))
+	}
+	if h := c.History; h.Raw < time.Minute || h.Long < h.Raw || h.MiB < 1 {
+		faults = append(faults, fmt.Errorf("history %v, %v, %d MiB: raw must be a minute or more, long no less than raw, mib one or more", h.Raw, h.Long, h.MiB))
 	}
 	for name, g := range c.Groups {
 		if g.Mode != "" && g.Mode != "advise" && g.Mode != "approve" && g.Mode != "auto" {

@@ -23,6 +23,8 @@ import (
 	"github.com/optiinfra/performance-agent/controlplane/rollout"
 	"github.com/optiinfra/performance-agent/controlplane/sidecar"
 	"github.com/optiinfra/performance-agent/controlplane/telemetry"
+	"github.com/optiinfra/performance-agent/controlplane/telemetry/history"
+	"github.com/optiinfra/performance-agent/controlplane/telemetry/promapi"
 	"github.com/optiinfra/performance-agent/controlplane/workflow"
 	"github.com/optiinfra/performance-agent/pkg/perfmodel"
 	"github.com/optiinfra/performance-agent/pkg/version"
@@ -84,6 +86,8 @@ func serve(ctx context.Context, c Config) error {
 		NodeID: node.Self().ID, AgentAddrs: agentAddrs(node),
 		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
 	}, node, node, machine, windows, logger)
+	past := history.New(c.History.head())
+	recorder := history.NewRecorder(history.RecorderConfig{File: filepath.Join(c.DataDir, "history.snap")}, past, windows, identifier(machine), logger)
 	advice := optimizer.New(optimizer.Config{Span: c.Workflow.Collect}, machine, windows, tables)
 	rollouts := rollout.NewController(rollout.Config{}, machine, rollout.Ports{
 		Log: node, Fleet: hub, Leadership: node, Telemetry: windows, Predictor: advice, Evidence: evidence,
@@ -92,7 +96,10 @@ func serve(ctx context.Context, c Config) error {
 	server := &http.Server{
 		Handler: api.New(
 			api.Config{Version: version.String(), NodeID: node.Self().ID, Started: time.Now()},
-			api.Deps{Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, Advisor: advisor{advice}, Collector: hub, Logger: logger},
+			api.Deps{
+				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, Advisor: advisor{advice}, Collector: hub,
+				Metrics: metricsHandler(node, windows, past), PromQL: promapi.New(past, metadata(), version.String(), logger), Logger: logger,
+			},
 		),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -107,7 +114,8 @@ func serve(ctx context.Context, c Config) error {
 		return node.WhileLeader(ctx, func(ctx context.Context, _ uint64) error { return workflows.Run(ctx) })
 	})
 	g.Go(func() error { return node.WhileLeader(ctx, policies{c.Groups, machine, node, logger}.write) })
-	g.Go(func() error { return prune(ctx, windows) })
+	g.Go(func() error { return windows.Run(ctx) })
+	g.Go(func() error { return recorder.Run(ctx) })
 	logger.Info("control plane is up", "node", node.Self().ID, "rest", "http://"+rest.Addr().String(), "agents", agents.Addr().String(), "data", c.DataDir)
 
 	err = g.Wait()
@@ -148,20 +156,6 @@ func serveHTTP(ctx context.Context, s *http.Server, l net.Listener) error {
 		return nil
 	}
 	return err
-}
-
-// prune forgets the windows of engines that are gone.
-func prune(ctx context.Context, w *telemetry.Store) error {
-	t := time.NewTicker(time.Minute)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			w.Prune()
-		}
-	}
 }
 
 func agentAddrs(n *cluster.Node) []string {

@@ -87,7 +87,9 @@ type Deps struct {
 	Telemetry Telemetry
 	Advisor   Advisor
 	Collector Collector
-	Logger    *slog.Logger
+	// Metrics answers GET /metrics for this node, PromQL what is under /prometheus/api/v1/.
+	Metrics, PromQL http.Handler
+	Logger          *slog.Logger
 }
 
 // New builds the routes. The result is an http.Handler.
@@ -111,7 +113,7 @@ func New(cfg Config, d Deps) *Server {
 	s.router.Use(s.recoverPanics, limitBody, s.route)
 
 	config := huma.DefaultConfig("Performance Agent", cfg.Version)
-	config.Info.Description = "Autopilot for LLM serving fleets. Every path is also served under /api/v1. The leader answers; add consistency=stale to read the copy of the node that is asked, or consistency=linearizable for that copy once it has all that was acknowledged before."
+	config.Info.Description = "Autopilot for LLM serving fleets. Every path is also served under /api/v1. The leader answers; add consistency=stale to read the copy of the node that is asked, or consistency=linearizable for that copy once it has all that was acknowledged before. GET /metrics is for a Prometheus that scrapes this node; /prometheus/api/v1/ answers PromQL for a Grafana data source."
 	config.DocsPath = ""
 	config.CreateHooks = nil // no $schema links in answers
 	config.RejectUnknownQueryParameters = true
@@ -119,6 +121,8 @@ func New(cfg Config, d Deps) *Server {
 	s.router.GET("/docs", gin.WrapH(swgui.New("Performance Agent", "/openapi.json", "/docs")))
 	s.router.GET("/docs/*any", gin.WrapH(swgui.New("Performance Agent", "/openapi.json", "/docs")))
 
+	s.router.GET("/metrics", gin.WrapH(d.Metrics))
+	s.router.Any("/prometheus/api/v1/*path", gin.WrapH(d.PromQL))
 	s.healthRoutes()
 	s.fleetRoutes()
 	s.metricsRoutes()

@@ -83,6 +83,9 @@ func takeLevel(r *http.Request) string {
 func isRead(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
 
 func isLocal(path string) bool {
+	if path == "/metrics" {
+		return true
+	}
 	for _, p := range localPaths {
 		if strings.HasPrefix(path, p) {
 			return true

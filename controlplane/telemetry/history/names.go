@@ -57,6 +57,11 @@ func latency(metric, otel, name, help string, bounds []float64) Series {
 	return Series{Metric: metric, Name: name, OTel: otel, Kind: Histogram, Help: help, Unit: "s", Bounds: bounds}
 }
 
+// TypeName is what Prometheus calls the kind.
+func (k Kind) TypeName() string {
+	return map[Kind]string{Counter: "counter", Gauge: "gauge", Histogram: "histogram"}[k]
+}
+
 func nameOf(metric string) string {
 	if metric == fleet.GPUCount {
 		return prefix + "gpus" // a name that ends in _count is a histogram's
