@@ -19,10 +19,11 @@ const (
 	MemoryFreeBytes     = "memory_free_bytes"
 	MemoryReservedBytes = "memory_reserved_bytes"
 
-	PowerWatts         = "power_watts"
-	PowerLimitWatts    = "power_limit_watts"
-	PowerLimitMaxWatts = "power_limit_max_watts"
-	EnergyJoules       = "energy_joules_total"
+	PowerWatts             = "power_watts"
+	PowerLimitWatts        = "power_limit_watts"
+	PowerLimitDefaultWatts = "power_limit_default_watts"
+	PowerLimitMaxWatts     = "power_limit_max_watts"
+	EnergyJoules           = "energy_joules_total"
 
 	SMClockHertz        = "sm_clock_hertz"
 	SMClockMaxHertz     = "sm_clock_max_hertz"
@@ -67,6 +68,7 @@ const (
 	NVLinkReceivedBytes = "nvlink_received_bytes_total"
 
 	MIGEnabled              = "mig_enabled"
+	MIGInstances            = "mig_instances"
 	Processes               = "processes"
 	ProcessUtilizationRatio = "process_utilization_ratio"
 
@@ -91,6 +93,7 @@ func Metrics() []Metric {
 		{MemoryReservedBytes, "device memory kept by the driver", true},
 		{PowerWatts, "power drawn", false},
 		{PowerLimitWatts, "power limit in force", false},
+		{PowerLimitDefaultWatts, "power limit that the device was delivered with", false},
 		{PowerLimitMaxWatts, "highest power limit that may be set", false},
 		{EnergyJoules, "energy drawn", false},
 		{SMClockHertz, "clock of the multiprocessors", false},
@@ -130,6 +133,7 @@ func Metrics() []Metric {
 		{NVLinkSentBytes, "payload sent over all NVLinks", false},
 		{NVLinkReceivedBytes, "payload received over all NVLinks", false},
 		{MIGEnabled, "1 where the device is cut into MIG instances", false},
+		{MIGInstances, "MIG instances that may be used from here", false},
 		{Processes, "processes that use the device", false},
 		{ProcessUtilizationRatio, "share of time in which kernels of the processes were resident, together", false},
 		{GPMSMActive, "share of multiprocessors that were busy", true},

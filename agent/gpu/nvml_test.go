@@ -151,6 +151,7 @@ reserved 1000000000
 power 301000
 power_limit 702000
 power_limit_max 703000
+power_limit_default 704000
 energy 5000000
 clock1 1410
 clock_max1 1980
@@ -213,7 +214,7 @@ func want() map[string]float64 {
 	return map[string]float64{
 		gpu.UtilizationRatio: .41, gpu.MemoryUtilizationRatio: .42,
 		gpu.MemoryTotalBytes: 80e9, gpu.MemoryUsedBytes: 50e9, gpu.MemoryFreeBytes: 29e9, gpu.MemoryReservedBytes: 1e9,
-		gpu.PowerWatts: 301, gpu.PowerLimitWatts: 702, gpu.PowerLimitMaxWatts: 703, gpu.EnergyJoules: 5000,
+		gpu.PowerWatts: 301, gpu.PowerLimitWatts: 702, gpu.PowerLimitMaxWatts: 703, gpu.PowerLimitDefaultWatts: 704, gpu.EnergyJoules: 5000,
 		gpu.SMClockHertz: 1.41e9, gpu.SMClockMaxHertz: 1.98e9, gpu.MemoryClockHertz: 2.601e9, gpu.MemoryClockMaxHertz: 2.619e9,
 		gpu.TemperatureCelsius: 61, gpu.TemperatureSlowdownCelsius: 87, gpu.MemoryTemperatureCelsius: 71,
 		gpu.ClockEventReasons: 36, gpu.PowerViolationSeconds: 1.5, gpu.ThermalViolationSeconds: 2.5,
@@ -283,7 +284,7 @@ func TestAllValues(t *testing.T) {
 	// The sample of processes is of the first second; none since means that they did nothing.
 	w := want()
 	w[gpu.ProcessUtilizationRatio] = 0
-	notAsked := map[string]any{gpu.PCIeSentBytes: "GPM has it", gpu.PCIeReceivedBytes: "GPM has it"}
+	notAsked := map[string]any{gpu.PCIeSentBytes: "GPM has it", gpu.PCIeReceivedBytes: "GPM has it", gpu.MIGInstances: "not cut"}
 	wantReading(t, d.Reading, values(w), notAsked, gpu.Metrics())
 	if len(w)+len(notAsked) != len(gpu.Metrics()) {
 		t.Errorf("%d metrics have an expected value, want all %d", len(w)+len(notAsked), len(gpu.Metrics()))
@@ -328,7 +329,7 @@ func TestUnavailable(t *testing.T) {
 		"a missing symbol": {lacks: []string{"nvmlDeviceGetEnforcedPowerLimit"}, want: map[string]any{gpu.PowerLimitWatts: old + ", 13); the driver's library has no nvmlDeviceGetEnforcedPowerLimit"}},
 		"no GPM":           {more: "gpm 0", want: gpm, has: map[string]any{gpu.PCIeSentBytes: 18e3, gpu.PCIeReceivedBytes: 19e3}},
 		"an older driver": {
-			lacks: []string{"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetRemappedRows", "nvmlDeviceGetMPSComputeRunningProcesses_v3"},
+			lacks: []string{"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetRemappedRows", "nvmlDeviceGetMPSComputeRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v2", "nvmlDeviceGetMPSComputeRunningProcesses"},
 			want:  map[string]any{gpu.MemoryReservedBytes: old, gpu.RemapPending: old},
 			has:   map[string]any{gpu.MemoryUsedBytes: 51e9, gpu.Processes: 1.0}, // used with reserved
 		},
@@ -351,41 +352,47 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// TestEverySymbolMayBeMissing: without any one function the reader goes on, and says which metrics
-// it cannot have.
-func TestEverySymbolMayBeMissing(t *testing.T) {
-	m := newMachine(t, allValues)
+// functions of the stand-in, each with the symbols of its versions.
+func (m *machine) functions() map[string][]string {
+	m.t.Helper()
 	out, err := exec.Command("nm", "-D", "--defined-only", m.library).Output()
 	if err != nil {
-		t.Skip("nm is missing: ", err)
+		m.t.Skip("nm is missing: ", err)
 	}
-	needed := map[string]gpu.State{"nvmlInit_v2": gpu.Unusable, "nvmlDeviceGetCount_v2": gpu.Unusable, "nvmlDeviceGetHandleByIndex_v2": gpu.Lost}
-	n := 0
+	versions := map[string][]string{}
 	for _, line := range strings.Split(string(out), "\n") {
-		f := strings.Fields(line)
-		if len(f) != 3 || f[1] != "T" {
-			continue
+		if f := strings.Fields(line); len(f) == 3 && f[1] == "T" {
+			name := regexp.MustCompile(`_v\d$`).ReplaceAllString(f[2], "")
+			versions[name] = append(versions[name], f[2])
 		}
-		symbol := f[2]
-		n++
-		t.Run(symbol, func(t *testing.T) {
+	}
+	if len(versions) < 40 {
+		m.t.Fatalf("%d functions are seen; the stand-in has more", len(versions))
+	}
+	return versions
+}
+
+// TestEverySymbolMayBeMissing: without any one function, in all its versions, the reader goes on, and
+// says which metrics it cannot have.
+func TestEverySymbolMayBeMissing(t *testing.T) {
+	functions := newMachine(t, allValues).functions()
+	needed := map[string]gpu.State{"nvmlInit": gpu.Unusable, "nvmlDeviceGetCount": gpu.Unusable, "nvmlDeviceGetHandleByIndex": gpu.Lost}
+	for name, versions := range functions {
+		t.Run(name, func(t *testing.T) {
 			last := &gpu.Record{}
 			samples := 0
-			code := newMachine(t, allValues, symbol).run(func(r *gpu.Record) bool {
+			code := newMachine(t, allValues, versions...).run(func(r *gpu.Record) bool {
 				last = r
 				samples++
 				return samples < 2
 			})
-			switch state, ends := needed[symbol]; {
-			case ends && (last.State != state || !strings.Contains(last.Problem, symbol)):
+			switch state, ends := needed[name]; {
+			case ends && (last.State != state || !strings.Contains(last.Problem, name)):
 				t.Errorf("last record %+v, exit code %d", last, code)
 			case !ends && (last.State != gpu.Sampling || samples != 2):
 				t.Errorf("%d samples, last %+v, exit code %d", samples, last, code)
 			}
 		})
-	}
-	if n < 40 {
-		t.Errorf("%d functions were left out, one at a time; the stand-in has more", n)
 	}
 }
 
@@ -403,49 +410,6 @@ func TestTwoDevices(t *testing.T) {
 	}
 	if r.Devices[1].Unavailable[gpu.TemperatureCelsius] == "" || a[gpu.TemperatureCelsius] != 61 {
 		t.Error("what one device does not tell, the other does")
-	}
-}
-
-func TestMIG(t *testing.T) {
-	d := newMachine(t, allValues+`
-mig 1
-mig_most 7
-mig_instances 2
-nvmlGpmSampleGet 3
-nvmlDeviceGetUtilizationRates 3
-gpu_instance.100 3
-gpu_instance.101 5
-compute_instance.101 1
-total.100 10000000000
-total.101 20000000000
-mig3_gpm2 33
-mig5_gpm2 35
-compute_instance0 3
-`).second().Devices[0]
-	if d.Values[gpu.MIGEnabled] != 1 || len(d.Instances) != 2 {
-		t.Fatalf("MIG %v, instances %+v", d.Values[gpu.MIGEnabled], d.Instances)
-	}
-	if !strings.Contains(d.Unavailable[gpu.GPMSMActive], "NOT_SUPPORTED") || !strings.Contains(d.Unavailable[gpu.UtilizationRatio], "NOT_SUPPORTED") {
-		t.Errorf("of the whole device: %v", d.Unavailable)
-	}
-	var each []gpu.Metric
-	for _, m := range gpu.Metrics() {
-		if m.Instance {
-			each = append(each, m)
-		}
-	}
-	for i, w := range []struct {
-		gpu, compute  int
-		total, active float64
-	}{{3, 0, 10e9, .33}, {5, 1, 20e9, .35}} {
-		in := d.Instances[i]
-		if in.GPUInstance != w.gpu || in.ComputeInstance != w.compute || in.UUID == "" {
-			t.Errorf("instance %d: %+v", i, in)
-		}
-		wantReading(t, in.Reading, map[string]any{gpu.MemoryTotalBytes: w.total, gpu.GPMSMActive: w.active}, nil, each)
-	}
-	if p := d.Processes[0]; p.GPUInstance == nil || *p.GPUInstance != 3 {
-		t.Errorf("process %+v, want it in instance 3", p)
 	}
 }
 

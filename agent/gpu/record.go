@@ -53,11 +53,14 @@ type Record struct {
 	// Problem in words unless Sampling.
 	Problem string `json:"problem,omitempty"`
 	// At is the reader's clock when it began to read; Took is how long reading took.
-	At      time.Time     `json:"at"`
-	Took    time.Duration `json:"took_ns"`
-	Driver  string        `json:"driver,omitempty"`
-	NVML    string        `json:"nvml,omitempty"`
-	Devices []Device      `json:"devices,omitempty"`
+	At     time.Time     `json:"at"`
+	Took   time.Duration `json:"took_ns"`
+	Driver string        `json:"driver,omitempty"`
+	NVML   string        `json:"nvml,omitempty"`
+	// PIDNamespace of the reader, as /proc/self/ns/pid names it. Newer drivers tell process ids of it,
+	// older ones those of the host.
+	PIDNamespace string   `json:"pid_namespace,omitempty"`
+	Devices      []Device `json:"devices,omitempty"`
 }
 
 // Reading holds every metric of a device or instance in one of two places.
@@ -84,15 +87,18 @@ type Device struct {
 
 // Instance is a part of a device in MIG mode.
 type Instance struct {
-	UUID            string `json:"uuid"`
-	GPUInstance     int    `json:"gpu_instance"`
-	ComputeInstance int    `json:"compute_instance"`
+	UUID string `json:"uuid"`
+	// Name of the device with the instance's profile.
+	Name string `json:"name"`
+	// GPUInstance and ComputeInstance are its place; -1 where the driver does not tell.
+	GPUInstance     int `json:"gpu_instance"`
+	ComputeInstance int `json:"compute_instance"`
 	Reading
 }
 
 // Process that uses a device.
 type Process struct {
-	// PID in the reader's process namespace.
+	// PID in the reader's process namespace or the host's, which depends on the driver.
 	PID  int    `json:"pid"`
 	Kind string `json:"kind"` // compute, graphics or mps
 	// MemoryBytes that it holds; nil where the driver does not tell.
@@ -100,8 +106,12 @@ type Process struct {
 	// UtilizationRatio is the share of time in which its kernels were resident; nil where the driver
 	// does not tell or it did nothing.
 	UtilizationRatio *float64 `json:"utilization_ratio,omitempty"`
-	// GPUInstance it runs in, in MIG mode.
-	GPUInstance *int `json:"gpu_instance,omitempty"`
+	// GPUInstance and ComputeInstance it runs in, in MIG mode.
+	GPUInstance     *int `json:"gpu_instance,omitempty"`
+	ComputeInstance *int `json:"compute_instance,omitempty"`
+	// Launched tells whether it descends from the process that started the reader; nil where the
+	// reader cannot see it.
+	Launched *bool `json:"launched,omitempty"`
 }
 
 // ErrRecord is a line that is no record of a reader.
@@ -136,10 +146,16 @@ func (r *Record) check() error {
 	default:
 		return fmt.Errorf("state %q", r.State)
 	}
+	known := map[int]bool{}
 	for i := range r.Devices {
-		if err := r.Devices[i].check(); err != nil {
+		d := &r.Devices[i]
+		if err := d.check(); err != nil {
 			return fmt.Errorf("device %d: %w", i, err)
 		}
+		if known[d.Index] {
+			return fmt.Errorf("device %d is there twice", d.Index)
+		}
+		known[d.Index] = true
 	}
 	return nil
 }

@@ -25,13 +25,13 @@ func printRecord(r *gpu.Record) error {
 		if d.Lost != "" {
 			fmt.Fprintf(w, "LOST: %s\n", d.Lost)
 		}
-		fmt.Fprintf(w, "clocks held down by: %s\n", strings.Join(d.Reasons, ", "))
+		fmt.Fprintf(w, "clocks held down by: %s\n", heldDownBy(d))
 		printReading(w, d.Reading, false)
 		for _, p := range d.Processes {
-			fmt.Fprintf(w, "  process %d\t%s\tmemory %s, utilisation %s\n", p.PID, p.Kind, known(p.MemoryBytes), known(p.UtilizationRatio))
+			fmt.Fprintf(w, "  process %d\t%s\tmemory %s, utilisation %s\n", p.PID, p.Kind, orUnknown(p.MemoryBytes), orUnknown(p.UtilizationRatio))
 		}
 		for _, in := range d.Instances {
-			fmt.Fprintf(w, "\n  MIG instance %d/%d: %s\n", in.GPUInstance, in.ComputeInstance, in.UUID)
+			fmt.Fprintf(w, "\n  MIG instance %d/%d: %s, %s\n", in.GPUInstance, in.ComputeInstance, in.Name, in.UUID)
 			printReading(w, in.Reading, true)
 		}
 	}
@@ -52,7 +52,14 @@ func printReading(w *tabwriter.Writer, r gpu.Reading, instance bool) {
 	}
 }
 
-func known(v *float64) string {
+func heldDownBy(d *gpu.Device) string {
+	if _, told := d.Values[gpu.ClockEventReasons]; !told {
+		return "unknown"
+	}
+	return orElse(strings.Join(d.Reasons, ", "), "nothing")
+}
+
+func orUnknown(v *float64) string {
 	if v == nil {
 		return "unknown"
 	}

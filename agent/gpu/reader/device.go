@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
@@ -27,13 +26,11 @@ type device struct {
 	gpm  *counters           // of the whole device
 	cuts map[place]*counters // of MIG instances
 	seen uint64              // newest sample of processes' utilisation
+	by   int                 // process that started this one; 0 where it does not matter
 }
 
-// place of a MIG instance: GPU instance and compute instance.
-type place [2]int
-
-func openDevice(lib *library, index int) *device {
-	d := &device{lib: lib, Device: gpu.Device{Index: index, UUID: fmt.Sprintf("unknown-%d", index)}, gpm: newCounters(lib), cuts: map[place]*counters{}}
+func openDevice(lib *library, index, by int) *device {
+	d := &device{lib: lib, by: by, Device: gpu.Device{Index: index, UUID: fmt.Sprintf("unknown-%d", index)}, gpm: newCounters(lib), cuts: map[place]*counters{}}
 	if why := lib.missing("nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"); why != "" {
 		d.Lost = why
 		return d
@@ -49,10 +46,17 @@ func openDevice(lib *library, index int) *device {
 	d.Name = lib.version("nvmlDeviceGetName", d.handle.GetName)
 	if lib.missing("nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2", "nvmlDeviceGetPciInfo") == "" {
 		if p, ret := d.handle.GetPciInfo(); ret == nvml.SUCCESS {
-			d.PCI = text(p.BusId[:])
+			d.PCI = orElse(text(p.BusId[:]), text(p.BusIdLegacy[:]))
 		}
 	}
 	return d
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
 }
 
 func text(c []int8) string {
@@ -75,14 +79,12 @@ func (d *device) sample() gpu.Device {
 	d.clocks(r)
 	out.Reasons = d.reasons(r)
 	d.errors(r)
-	mig := d.mig(r)
+	parts := d.parts(r)
 	d.gpm.read(r, func(s nvml.GpmSample) nvml.Return { return d.handle.GpmSampleGet(s) }, "nvmlGpmSampleGet", d.handle)
 	d.links(r)
 	r.fields(d.handle)
-	out.Processes = d.processes(r)
-	if mig {
-		out.Instances = d.instances(r.lost)
-	}
+	out.Processes = d.processes(r, parts)
+	out.Instances = d.instances(r, parts)
 	d.Lost = r.lost
 	out.Lost, out.Reading = r.lost, r.Reading
 	return out
@@ -99,6 +101,7 @@ func (d *device) load(r *reading) {
 func (d *device) power(r *reading) {
 	r.one(gpu.PowerWatts, "nvmlDeviceGetPowerUsage", milli, func() (uint32, nvml.Return) { return d.handle.GetPowerUsage() })
 	r.one(gpu.PowerLimitWatts, "nvmlDeviceGetEnforcedPowerLimit", milli, func() (uint32, nvml.Return) { return d.handle.GetEnforcedPowerLimit() })
+	r.one(gpu.PowerLimitDefaultWatts, "nvmlDeviceGetPowerManagementDefaultLimit", milli, func() (uint32, nvml.Return) { return d.handle.GetPowerManagementDefaultLimit() })
 	r.one(gpu.PowerLimitMaxWatts, "nvmlDeviceGetPowerManagementLimitConstraints", milli, func() (uint32, nvml.Return) {
 		_, most, ret := d.handle.GetPowerManagementLimitConstraints()
 		return most, ret
@@ -241,129 +244,4 @@ func (d *device) nvlinks(r *reading) {
 	}
 	r.set(gpu.NVLinksActive, float64(active), why)
 	r.set(gpu.NVLinksDown, float64(down), why)
-}
-
-func (d *device) mig(r *reading) bool {
-	var mode int
-	why := r.ask([]string{"nvmlDeviceGetMigMode"}, func() (ret nvml.Return) { mode, _, ret = d.handle.GetMigMode(); return ret })
-	r.set(gpu.MIGEnabled, float64(mode), why)
-	return why == "" && mode == nvml.DEVICE_MIG_ENABLE
-}
-
-// instances of a device in MIG mode. Places without one answer that nothing was found.
-func (d *device) instances(lost string) (out []gpu.Instance) {
-	r := newReading(d.lib, lost)
-	most := 0
-	if r.ask([]string{"nvmlDeviceGetMaxMigDeviceCount"}, func() (ret nvml.Return) { most, ret = d.handle.GetMaxMigDeviceCount(); return ret }) != "" {
-		return nil
-	}
-	live := map[place]bool{}
-	for i := range most {
-		var h nvml.Device
-		if r.ask([]string{"nvmlDeviceGetMigDeviceHandleByIndex"}, func() (ret nvml.Return) { h, ret = d.handle.GetMigDeviceHandleByIndex(i); return ret }) != "" {
-			continue
-		}
-		in := d.instance(h)
-		live[place{in.GPUInstance, in.ComputeInstance}] = true
-		out = append(out, in)
-	}
-	for at, c := range d.cuts {
-		if !live[at] {
-			c.free()
-			delete(d.cuts, at)
-		}
-	}
-	return out
-}
-
-func (d *device) instance(h nvml.Device) gpu.Instance {
-	r := newReading(d.lib, "")
-	in := gpu.Instance{UUID: d.lib.version("nvmlDeviceGetUUID", h.GetUUID)}
-	_ = r.ask([]string{"nvmlDeviceGetGpuInstanceId"}, func() (ret nvml.Return) { in.GPUInstance, ret = h.GetGpuInstanceId(); return ret })
-	_ = r.ask([]string{"nvmlDeviceGetComputeInstanceId"}, func() (ret nvml.Return) { in.ComputeInstance, ret = h.GetComputeInstanceId(); return ret })
-	r.memory(h)
-	at := place{in.GPUInstance, in.ComputeInstance}
-	if d.cuts[at] == nil {
-		d.cuts[at] = newCounters(d.lib)
-	}
-	d.cuts[at].read(r, func(s nvml.GpmSample) nvml.Return { return d.handle.GpmMigSampleGet(in.GPUInstance, s) }, "nvmlGpmMigSampleGet", d.handle)
-	in.Reading = r.Reading
-	return in
-}
-
-// noInstance stands in a process's record for "none".
-const noInstance = math.MaxUint32
-
-// processes that use the device.
-func (d *device) processes(r *reading) (out []gpu.Process) {
-	why, at := "", map[int]int{}
-	for _, kind := range []struct {
-		name   string
-		symbol string
-		f      func() ([]nvml.ProcessInfo, nvml.Return)
-	}{
-		{"compute", "nvmlDeviceGetComputeRunningProcesses", func() ([]nvml.ProcessInfo, nvml.Return) { return d.handle.GetComputeRunningProcesses() }},
-		{"mps", "nvmlDeviceGetMPSComputeRunningProcesses", func() ([]nvml.ProcessInfo, nvml.Return) { return d.handle.GetMPSComputeRunningProcesses() }},
-		{"graphics", "nvmlDeviceGetGraphicsRunningProcesses", func() ([]nvml.ProcessInfo, nvml.Return) { return d.handle.GetGraphicsRunningProcesses() }},
-	} {
-		var all []nvml.ProcessInfo
-		symbols := []string{kind.symbol + "_v3", kind.symbol + "_v2", kind.symbol}
-		reason := r.ask(symbols, func() (ret nvml.Return) { all, ret = kind.f(); return ret })
-		if kind.name == "compute" {
-			why = reason
-		}
-		if reason != "" {
-			continue
-		}
-		for _, p := range all {
-			if _, twice := at[int(p.Pid)]; !twice {
-				at[int(p.Pid)] = len(out)
-				out = append(out, process(p, kind.name))
-			}
-		}
-	}
-	r.set(gpu.Processes, float64(len(out)), why)
-	d.processUtilization(r, out, at)
-	return out
-}
-
-func process(p nvml.ProcessInfo, kind string) gpu.Process {
-	out := gpu.Process{PID: int(p.Pid), Kind: kind}
-	if p.UsedGpuMemory != math.MaxUint64 {
-		held := float64(p.UsedGpuMemory)
-		out.MemoryBytes = &held
-	}
-	if p.GpuInstanceId != noInstance {
-		in := int(p.GpuInstanceId)
-		out.GPUInstance = &in
-	}
-	return out
-}
-
-// processUtilization takes the newest sample of each process since the last call. That there is
-// none means that none of them did anything.
-func (d *device) processUtilization(r *reading, all []gpu.Process, at map[int]int) {
-	var samples []nvml.ProcessUtilizationSample
-	why := r.ask([]string{"nvmlDeviceGetProcessUtilization"}, func() (ret nvml.Return) {
-		samples, ret = d.handle.GetProcessUtilization(d.seen)
-		if ret == nvml.ERROR_NOT_FOUND || ret == nvml.ERROR_INSUFFICIENT_SIZE && len(samples) == 0 {
-			return nvml.SUCCESS
-		}
-		return ret
-	})
-	newest, sum := map[uint32]nvml.ProcessUtilizationSample{}, 0.0
-	for _, s := range samples {
-		d.seen = max(d.seen, s.TimeStamp)
-		if s.TimeStamp >= newest[s.Pid].TimeStamp && s.SmUtil <= 100 {
-			newest[s.Pid] = s
-		}
-	}
-	for pid, s := range newest {
-		share := percent * float64(s.SmUtil)
-		sum += share
-		if i, ok := at[int(pid)]; ok {
-			all[i].UtilizationRatio = &share
-		}
-	}
-	r.set(gpu.ProcessUtilizationRatio, sum, why)
 }

@@ -36,7 +36,8 @@ func main() {
 		os.Exit(gpu.ExitUsage)
 	}
 	if o.child {
-		go func() { // also while the driver keeps the other goroutine
+		_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // the engine's memory is worth more
+		go func() {                                                     // also while the driver keeps the other goroutine
 			_, _ = io.Copy(io.Discard, os.Stdin) // its end is all that matters
 			os.Exit(0)
 		}()
@@ -50,7 +51,11 @@ func run(o options) int {
 	if o.check {
 		show = printRecord
 	}
-	r, err := openReader(o.library)
+	by := 0
+	if o.child {
+		by = os.Getppid()
+	}
+	r, err := openReader(o.library, by)
 	for n := 0; err == nil; n++ {
 		began := time.Now()
 		record := r.sample(began)
@@ -63,7 +68,7 @@ func run(o options) int {
 			return 0
 		}
 		if err = r.after(o.reopen); err == nil {
-			time.Sleep(o.interval - time.Since(began))
+			time.Sleep(max(o.interval-time.Since(began), o.interval/10)) // a driver that is slow gets a rest
 		}
 	}
 	f := &failure{state: gpu.Unusable, words: err.Error()}
@@ -81,10 +86,12 @@ type reader struct {
 	lib          *library
 	devices      []*device
 	driver, nvml string
+	namespace    string // of process ids
 	opened       time.Time
 }
 
-func openReader(path string) (*reader, error) {
+// openReader opens the library at path. by is the process that started this one, if that matters.
+func openReader(path string, by int) (*reader, error) {
 	lib, err := openLibrary(path)
 	if err != nil {
 		return nil, err
@@ -102,13 +109,14 @@ func openReader(path string) (*reader, error) {
 		nvml:   lib.version("nvmlSystemGetNVMLVersion", lib.api.SystemGetNVMLVersion),
 	}
 	for i := range n {
-		r.devices = append(r.devices, openDevice(lib, i))
+		r.devices = append(r.devices, openDevice(lib, i, by))
 	}
+	r.namespace, _ = os.Readlink("/proc/self/ns/pid") // empty: nobody can compare
 	return r, nil
 }
 
 func (r *reader) sample(at time.Time) *gpu.Record {
-	out := &gpu.Record{Version: gpu.FormatVersion, State: gpu.Sampling, At: at, Driver: r.driver, NVML: r.nvml}
+	out := &gpu.Record{Version: gpu.FormatVersion, State: gpu.Sampling, At: at, Driver: r.driver, NVML: r.nvml, PIDNamespace: r.namespace}
 	for _, d := range r.devices {
 		out.Devices = append(out.Devices, d.sample())
 	}

@@ -125,19 +125,18 @@ func fieldValue(f *nvml.FieldValue) (float64, string) {
 	return 0, fmt.Sprintf("the driver's answer has type %d, which is not known", f.ValueType)
 }
 
-// memory of a device or instance. Where the newer question is missing, used includes reserved.
+// memory of a device or instance. Where only the older question is answered, used includes reserved.
 func (r *reading) memory(d nvml.Device) {
-	if r.lib.missing("nvmlDeviceGetMemoryInfo_v2") == "" {
-		var m nvml.Memory_v2
-		why := r.ask([]string{"nvmlDeviceGetMemoryInfo_v2"}, func() (ret nvml.Return) { m, ret = d.GetMemoryInfo_v2(); return ret })
-		r.setMemory(m.Total, m.Used, m.Free, why)
-		r.set(gpu.MemoryReservedBytes, float64(m.Reserved), why)
+	var m nvml.Memory_v2
+	why := r.ask([]string{"nvmlDeviceGetMemoryInfo_v2"}, func() (ret nvml.Return) { m, ret = d.GetMemoryInfo_v2(); return ret })
+	r.set(gpu.MemoryReservedBytes, float64(m.Reserved), why)
+	if why == "" {
+		r.setMemory(m.Total, m.Used, m.Free, "")
 		return
 	}
-	var m nvml.Memory
-	why := r.ask([]string{"nvmlDeviceGetMemoryInfo"}, func() (ret nvml.Return) { m, ret = d.GetMemoryInfo(); return ret })
-	r.setMemory(m.Total, m.Used, m.Free, why)
-	r.set(gpu.MemoryReservedBytes, 0, r.lib.missing("nvmlDeviceGetMemoryInfo_v2"))
+	var former nvml.Memory
+	why = r.ask([]string{"nvmlDeviceGetMemoryInfo"}, func() (ret nvml.Return) { former, ret = d.GetMemoryInfo(); return ret })
+	r.setMemory(former.Total, former.Used, former.Free, why)
 }
 
 func (r *reading) setMemory(total, used, free uint64, why string) {

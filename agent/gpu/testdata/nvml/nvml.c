@@ -1,11 +1,11 @@
 /* A stand-in for libnvidia-ml.so.1, for tests of perf-gpu through real C calls. What it answers is in
  * the file that FAKE_NVML names, read anew at each call; lines are
  *
- *   KEY[.DEVICE] VALUE        a value; one for a device wins over one for all
+ *   KEY[.DEVICE] VALUE        a value; one for a device wins over one for all. In text, _ is a space
  *   FUNCTION[.DEVICE] CODE    the function's return code
  *   hang FUNCTION             the function does not return
  *
- * Which functions exist is decided at link time, by a version script. */
+ * Which functions exist is decided at link time, by a version script; of those with versions, all are here. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@ struct device { int number; };
 static struct device devices[2000];
 typedef struct device *handle;
 
-static int find(const char *key, double *out) {
+static int find_text(const char *key, char out[128]) {
 	const char *path = getenv("FAKE_NVML");
 	FILE *f = path ? fopen(path, "r") : NULL;
 	char name[128], value[128];
@@ -30,13 +30,21 @@ static int find(const char *key, double *out) {
 				pause();
 		}
 		if (strcmp(name, key) == 0) {
-			*out = strtod(value, NULL);
+			strcpy(out, value);
 			found = 1;
 		}
 	}
 	if (f)
 		fclose(f);
 	return found;
+}
+
+static int find(const char *key, double *out) {
+	char text[128];
+	if (!find_text(key, text))
+		return 0;
+	*out = strtod(text, NULL);
+	return 1;
 }
 
 static double value(const char *key, handle d, double otherwise) {
@@ -68,6 +76,7 @@ static int code(const char *function, handle d) { return (int)value(function, d,
 	}
 
 int nvmlInit_v2(void) { ENTER(NULL); return OK; }
+int nvmlInit(void) { ENTER(NULL); return OK; }
 int nvmlShutdown(void) { return OK; }
 
 static int copy(char *to, unsigned n, const char *what, int number) {
@@ -84,19 +93,39 @@ int nvmlDeviceGetCount_v2(unsigned *n) {
 	return OK;
 }
 
+int nvmlDeviceGetCount(unsigned *n) { return nvmlDeviceGetCount_v2(n); }
+
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, handle *d) {
 	ENTER(&devices[i + 1]);
 	*d = &devices[i + 1];
 	return OK;
 }
 
-int nvmlDeviceGetName(handle d, char *s, unsigned n) { ENTER(d); return copy(s, n, "Fake ", (int)(d - devices)); }
+int nvmlDeviceGetHandleByIndex(unsigned i, handle *d) { return nvmlDeviceGetHandleByIndex_v2(i, d); }
+
+int nvmlDeviceGetName(handle d, char *s, unsigned n) {
+	char key[64], text[128];
+	ENTER(d);
+	snprintf(key, sizeof key, "name.%d", (int)(d - devices) - 1);
+	if (!find_text(key, text) && !find_text("name", text))
+		return copy(s, n, "Fake ", (int)(d - devices));
+	for (char *c = text; *c; c++)
+		if (*c == '_')
+			*c = ' ';
+	snprintf(s, n, "%s", text);
+	return OK;
+}
 int nvmlDeviceGetUUID(handle d, char *s, unsigned n) { ENTER(d); return copy(s, n, "GPU-", (int)(d - devices) - 1); }
 
 struct pci { char former[16]; unsigned domain, bus, device, id, subsystem; char id_text[32]; };
 int nvmlDeviceGetPciInfo_v3(handle d, struct pci *p) {
 	ENTER(d);
 	return copy(p->id_text, sizeof p->id_text, "0000:0", (int)(d - devices));
+}
+
+int nvmlDeviceGetPciInfo(handle d, struct pci *p) { /* its struct ends before the longer text */
+	ENTER(d);
+	return copy(p->former, sizeof p->former, "0000:0", (int)(d - devices));
 }
 
 struct rates { unsigned gpu, memory; };
@@ -130,6 +159,7 @@ int nvmlDeviceGetMemoryInfo_v2(handle d, struct memory2 *m) {
 
 NUMBER(nvmlDeviceGetPowerUsage, "power", unsigned)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, "power_limit", unsigned)
+NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, "power_limit_default", unsigned)
 NUMBER(nvmlDeviceGetTotalEnergyConsumption, "energy", unsigned long long)
 NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, "generation", unsigned)
 NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, "generation_max", unsigned)
@@ -237,8 +267,17 @@ int nvmlDeviceGetMigDeviceHandleByIndex(handle d, unsigned i, handle *out) {
 }
 
 struct process { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; };
-static int processes(handle d, const char *function, const char *name, unsigned *n, struct process *p) {
+struct process1 { unsigned pid; unsigned long long memory; };
+
+static unsigned long long number(const char *name, const char *what, unsigned i, handle d, unsigned long long otherwise) {
 	char key[64];
+	snprintf(key, sizeof key, "%s_%s%u", name, what, i);
+	double v = value(key, d, -1);
+	return v < 0 ? otherwise : (unsigned long long)v;
+}
+
+/* One of both is NULL. */
+static int processes(handle d, const char *function, const char *name, unsigned *n, struct process *p, struct process1 *former) {
 	int r = code(function, d);
 	unsigned has;
 	if (r)
@@ -248,24 +287,25 @@ static int processes(handle d, const char *function, const char *name, unsigned 
 		*n = has;
 		return SHORT;
 	}
-	*n = has;
 	for (unsigned i = 0; i < has; i++) {
-		snprintf(key, sizeof key, "%s_pid%u", name, i);
-		p[i].pid = (unsigned)value(key, d, 0);
-		snprintf(key, sizeof key, "%s_memory%u", name, i);
-		double memory = value(key, d, -1);
-		p[i].memory = memory < 0 ? ~0ULL : (unsigned long long)memory;
-		snprintf(key, sizeof key, "%s_instance%u", name, i);
-		double instance = value(key, d, -1);
-		p[i].gpu_instance = instance < 0 ? ~0U : (unsigned)instance;
-		p[i].compute_instance = ~0U;
+		unsigned pid = (unsigned)number(name, "pid", i, d, 0);
+		unsigned long long memory = number(name, "memory", i, d, ~0ULL);
+		if (former)
+			former[i] = (struct process1){pid, memory};
+		else
+			p[i] = (struct process){pid, memory, (unsigned)number(name, "instance", i, d, ~0U), (unsigned)number(name, "compute", i, d, ~0U)};
 	}
+	*n = has + (unsigned)value("claims", d, 0);
 	return OK;
 }
 
-int nvmlDeviceGetComputeRunningProcesses_v3(handle d, unsigned *n, struct process *p) { return processes(d, __func__, "compute", n, p); }
-int nvmlDeviceGetGraphicsRunningProcesses_v3(handle d, unsigned *n, struct process *p) { return processes(d, __func__, "graphics", n, p); }
-int nvmlDeviceGetMPSComputeRunningProcesses_v3(handle d, unsigned *n, struct process *p) { return processes(d, __func__, "mps", n, p); }
+#define PROCESSES(kind, name)                                                                                                                                \
+	int nvmlDeviceGet##kind##RunningProcesses_v3(handle d, unsigned *n, struct process *p) { return processes(d, __func__, name, n, p, NULL); } \
+	int nvmlDeviceGet##kind##RunningProcesses_v2(handle d, unsigned *n, struct process *p) { return processes(d, __func__, name, n, p, NULL); } \
+	int nvmlDeviceGet##kind##RunningProcesses(handle d, unsigned *n, struct process1 *p) { return processes(d, __func__, name, n, NULL, p); }
+PROCESSES(Compute, "compute")
+PROCESSES(Graphics, "graphics")
+PROCESSES(MPSCompute, "mps")
 
 struct sample { unsigned pid; unsigned long long at; unsigned sm, memory, encoder, decoder; };
 int nvmlDeviceGetProcessUtilization(handle d, struct sample *s, unsigned *n, unsigned long long since) {
