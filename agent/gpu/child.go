@@ -71,7 +71,8 @@ func (c *child) start() error {
 	defer theirs.Close()
 	c.stdin, c.out = stdin, out
 	c.cmd.Stdout = theirs
-	c.cmd.Stderr = os.Stderr // what the dynamic linker says when it ends the reader
+	c.cmd.Stderr = &atMost{to: os.Stderr, left: mostComplaints} // what the dynamic linker says when it ends the reader
+	c.cmd.WaitDelay = endLimit
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
@@ -90,6 +91,23 @@ func (c *child) start() error {
 		return err
 	}
 	return nil
+}
+
+// mostComplaints of one reader are passed on, in bytes.
+const mostComplaints = 16 << 10
+
+// atMost passes on the beginning of what it is given.
+type atMost struct {
+	to   io.Writer
+	left int
+}
+
+func (w *atMost) Write(p []byte) (int, error) {
+	if n := min(len(p), w.left); n > 0 {
+		w.left -= n
+		_, _ = w.to.Write(p[:n]) // nobody reads them: nothing is lost
+	}
+	return len(p), nil
 }
 
 // Read returns what the reader says.

@@ -37,6 +37,8 @@ type Status struct {
 	Record *Record
 	// Taken is when the newest record was read from the devices, by this process's clock.
 	Taken time.Time
+	// Looked: a reader has told of GPUs, or it is known why none can.
+	Looked bool
 	// Problem in words while no reader samples.
 	Problem string
 	// Absent: there is nothing to read, rather than something wrong.
@@ -164,11 +166,40 @@ func since(first time.Time) time.Duration {
 // errEnded is the end of a reader that gave no reason, such as a signal.
 var errEnded = errors.New("the GPU reader ended without a word: it was killed, or its driver ended it")
 
+// What a reader says in a second at most: one record that is long, or many that are short where
+// somebody lets it sample often.
+const (
+	mostRecords = 200
+	mostBytes   = 2 * MaxRecordBytes
+)
+
+var errFlood = fmt.Errorf("the GPU reader says more than %d records or %d MiB in a second: it is no perf-gpu, or it is broken", mostRecords, mostBytes>>20)
+
+// pace counts what was said in the current second.
+type pace struct {
+	since          time.Time
+	records, bytes int
+}
+
+// floods takes a record of n bytes.
+func (p *pace) floods(n int, now time.Time) bool {
+	if now.Sub(p.since) >= time.Second {
+		*p = pace{since: now}
+	}
+	p.records++
+	p.bytes += n
+	return p.records > mostRecords || p.bytes > mostBytes
+}
+
 // read passes records on until the stream ends.
 func read(from io.Reader, to chan<- *Record, done <-chan struct{}) error {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(make([]byte, 64<<10), MaxRecordBytes)
+	var p pace
 	for lines.Scan() {
+		if p.floods(len(lines.Bytes()), time.Now()) {
+			return errFlood
+		}
 		r, err := Parse(lines.Bytes())
 		if err != nil {
 			return err
@@ -189,7 +220,7 @@ func read(from io.Reader, to chan<- *Record, done <-chan struct{}) error {
 func (w *Watcher) keep(r *Record) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.status.Record, w.status.Taken, w.status.Problem, w.status.Absent = r, time.Now().Add(-r.Took), "", false
+	w.status.Record, w.status.Taken, w.status.Problem, w.status.Absent, w.status.Looked = r, time.Now().Add(-r.Took), "", false, true
 	if what := fmt.Sprintf("%d devices", len(r.Devices)); w.said != what {
 		w.said = what
 		w.log.Info("GPUs are seen", "devices", len(r.Devices), "first", r.Devices[0].Name, "driver", r.Driver, "from", w.from)
@@ -200,7 +231,7 @@ func (w *Watcher) keep(r *Record) {
 func (w *Watcher) ended(err error, absent, had bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.status.Problem, w.status.Absent = err.Error(), absent
+	w.status.Problem, w.status.Absent, w.status.Looked = err.Error(), absent, true
 	if had {
 		w.status.Restarts++
 	}

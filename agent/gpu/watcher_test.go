@@ -308,6 +308,75 @@ func TestWatcherBacksOff(t *testing.T) {
 	}
 }
 
+// endless says the same for ever, as fast as it is read.
+type endless struct {
+	line []byte
+	at   int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := copy(p, e.line[e.at:])
+	e.at = (e.at + n) % len(e.line)
+	return n, nil
+}
+
+// TestWatcherEndsFloods: a reader that says too much is ended and started ever more slowly, so that it
+// costs nothing.
+func TestWatcherEndsFloods(t *testing.T) {
+	const record = `{"version":1,"state":"sampling","devices":[{"values":{}}],"driver":"`
+	for name, c := range map[string]struct{ line, says string }{
+		"short records":  {record + "\"}\n", "more than"},
+		"long records":   {record + strings.Repeat("x", 3<<20) + "\"}\n", "more than"},
+		"no end of line": {strings.Repeat("x", 4096), "too long"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var opened atomic.Int32
+			cfg := fast()
+			cfg.BackoffMin = time.Hour
+			w, _ := watch(t, func(context.Context) (io.ReadCloser, error) {
+				opened.Add(1)
+				return io.NopCloser(&endless{line: []byte(c.line)}), nil
+			}, cfg)
+			eventually(t, "it is ended", func() bool { return strings.Contains(w.Status().Problem, c.says) })
+			if n := opened.Load(); n != 1 || !w.Status().Looked {
+				t.Errorf("%d readers, status %+v", n, w.Status())
+			}
+		})
+	}
+}
+
+// TestComplaintsAreBounded: a reader that complains for ever fills no log, and is read all the same.
+func TestComplaintsAreBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "perf-gpu")
+	text := "#!/bin/sh\nyes 'a complaint' >&2 &\ntrap 'kill $!' EXIT\n" + `echo '{"version":1,"state":"sampling","devices":[{"values":{}}]}'; read end` + "\n"
+	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := exec.Command(os.Args[0])
+	parent.Env, parent.Stderr = append(os.Environ(), parentEnv+"="+path), log
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = parent.Process.Kill(); _ = parent.Wait() }) // it waits for records
+	if _, err := out.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 { s, _ := log.Stat(); return s.Size() }
+	eventually(t, "its complaints are heard", func() bool { return size() > 0 })
+	time.Sleep(200 * time.Millisecond) // time in which an endless complaint would show
+	if n := size(); n > 32<<10 {
+		t.Errorf("%d bytes of complaints were passed on", n)
+	}
+}
+
 // TestWatcherForgivesAfterSteadyTime: one that sampled for long is replaced at once.
 func TestWatcherForgivesAfterSteadyTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
