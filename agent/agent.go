@@ -127,7 +127,9 @@ func serveUntil(ctx context.Context, s *http.Server, l net.Listener) error {
 
 // window passes a finished window to the guards and to the control plane.
 func (a *agent) window(w *fleet.Window) {
-	a.byID[w.Instance].traffic.add(w)
+	in := a.byID[w.Instance]
+	in.traffic.add(w)
+	in.latencies.add(w)
 	pb, err := w.Proto()
 	if err != nil {
 		a.log.Error("a window cannot be encoded and is dropped", "instance", w.Instance, "error", err)

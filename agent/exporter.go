@@ -7,13 +7,15 @@ import (
 	"github.com/optiinfra/performance-agent/pkg/version"
 )
 
-// exporter shows the agent itself to Prometheus. The engine's own numbers are not repeated: the
-// engine exports them.
+// exporter shows the agent itself to Prometheus, and latencies as this agent knows them. The engine's
+// other numbers are not repeated: the engine exports them.
 type exporter struct {
 	agent   *agent
 	process prometheus.Collector
 	wire    wireExporter
 	gpus    gpuExporter
+	// latencies by metric.
+	latencies map[string]*prometheus.Desc
 
 	build, connected, reconnects, unsent, dropped              *prometheus.Desc
 	serving, phase, epoch, age, scrapeErrors, resets, unusable *prometheus.Desc
@@ -27,6 +29,7 @@ func newExporter(a *agent) *exporter {
 		agent:        a,
 		wire:         newWireExporter(),
 		gpus:         newGPUExporter(),
+		latencies:    latencyDescs(),
 		process:      collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build:        desc("build_info", "Version of this agent.", "version"),
 		connected:    desc("connected", "1 while a stream to the control plane is open."),
@@ -76,6 +79,7 @@ func (e *exporter) collectEngine(ch chan<- prometheus.Metric, in *instance) {
 	counter(ch, e.scrapeErrors, float64(source.Errors), name, group)
 	counter(ch, e.resets, float64(source.Resets), name, group)
 	counter(ch, e.unusable, float64(source.Malformed), name, group)
+	in.latencies.collect(ch, e.latencies, in.id, group, in.adapter.described().GetModel())
 }
 
 func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {

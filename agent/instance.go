@@ -51,6 +51,7 @@ type instance struct {
 	wire      *collect.Wire // nil where requests cannot be seen on the wire
 	gpu       *collect.GPU  // nil where GPUs are not read
 	traffic   *traffic
+	latencies *latencies
 	steps     atomic.Pointer[[]string] // of the engine's start; nil while serving
 	machine   *probation.Machine       // set by open
 	said      once
@@ -64,6 +65,7 @@ func newInstance(cfg Engine, agentID string, c Config, all adapters, up upstream
 		launcher:  noLauncher{},
 		source:    collect.NewEngine(c.ScrapeInterval),
 		traffic:   &traffic{},
+		latencies: &latencies{},
 	}
 	if cfg.Launcher != "" {
 		in.client = launch.Dial(cfg.Launcher)
@@ -197,6 +199,9 @@ func (in *instance) watch(ctx context.Context) error {
 			last = time.Now()
 		}
 		in.followStart(ctx)
+		if w := in.source.Status().Warning; in.said.first("metrics", w) && w != "" {
+			in.log.Warn(w)
+		}
 		select {
 		case <-ctx.Done():
 			ticker.Stop()
@@ -240,6 +245,7 @@ func (in *instance) describe(ctx context.Context) {
 		return
 	}
 	in.log.Info("engine described", "adapter", d.GetEngine(), "version", d.GetVersion(), "model", d.GetModel(), "source", d.GetVersionSource())
+	in.source.Version(d.GetVersion())
 	in.source.Read(in.scraper(d), d.GetSignals())
 	in.tell(d, base)
 }
@@ -249,7 +255,10 @@ func (in *instance) scraper(d *engine.Description) *scrape.Client {
 	url, p := strings.TrimRight(in.cfg.URL, "/"), d.GetProbes()
 	cfg := scrape.Config{
 		MetricsURL: url + orElse(p.GetMetricsPath(), "/metrics"),
-		Load:       scrape.LoadPointers{Running: p.GetLoadRunningPointer(), Waiting: p.GetLoadWaitingPointer()},
+		Load: scrape.LoadPointers{
+			Running: p.GetLoadRunningPointer(), Waiting: p.GetLoadWaitingPointer(),
+			InFlight: p.GetLoadInFlightPointer(), KVUsage: p.GetLoadKvUsagePointer(),
+		},
 		Timeout:    max(minScrapeTimeout, 2*in.interval),
 		Series:     collect.Series(d.GetSignals()),
 	}

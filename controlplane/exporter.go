@@ -12,6 +12,7 @@ import (
 	"github.com/optiinfra/performance-agent/controlplane/telemetry"
 	"github.com/optiinfra/performance-agent/controlplane/telemetry/history"
 	"github.com/optiinfra/performance-agent/controlplane/telemetry/promapi"
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 	"github.com/optiinfra/performance-agent/pkg/version"
 )
 
@@ -108,8 +109,8 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 // metadata of all series, for Grafana.
 func metadata() map[string]promapi.Metadata {
 	m := map[string]promapi.Metadata{}
-	for _, s := range history.All {
-		m[s.Name] = promapi.Metadata{Type: s.Kind.TypeName(), Help: s.Help, Unit: s.Unit}
+	for _, s := range series.All {
+		m[s.Name] = promapi.Metadata{Type: s.Kind.String(), Help: s.Help, Unit: s.Unit}
 	}
 	return m
 }

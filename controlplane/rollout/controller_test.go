@@ -181,6 +181,7 @@ func TestControllerPromotesAnImprovement(t *testing.T) {
 		defer s.lead(1)()
 		s.warm()
 		s.until(600, "promotion", s.is(succeeded))
+		synctest.Wait() // the report is filed after the record says so
 		if s.evidence < 5 {
 			t.Errorf("%d evidence files, want one a verdict and the report", s.evidence)
 		}

@@ -6,6 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 )
 
 // Exporter shows the newest state of all live series to Prometheus, in the older form of histograms,
@@ -21,21 +23,15 @@ type Exporter struct {
 
 type desc struct {
 	*prometheus.Desc
-	of     Series
+	of     series.Info
 	labels []string
 }
 
 // NewExporter returns a collector for a registry.
 func NewExporter(h *Head, shows func() bool) *Exporter {
 	e := &Exporter{head: h, shows: shows, descs: map[string]desc{}}
-	for _, s := range All {
-		names := []string{LabelEngine, LabelGroup}
-		if s.Kind == Histogram {
-			names = append(names, LabelSource)
-		}
-		if s.OTel != "" {
-			names = append(names, LabelModel)
-		}
+	for _, s := range series.All {
+		names := s.Labels()
 		e.descs[s.Name] = desc{prometheus.NewDesc(s.Name, s.Help, names, nil), s, names}
 	}
 	return e
@@ -69,13 +65,13 @@ func (e *Exporter) Collect(ch chan<- prometheus.Metric) {
 
 func (d desc) metric(last sample, values []string) prometheus.Metric {
 	switch d.of.Kind {
-	case Histogram:
+	case series.Histogram:
 		buckets := make(map[float64]uint64, len(d.of.Bounds))
 		for _, bound := range d.of.Bounds {
 			buckets[bound] = uint64(math.Round(atMost(last.h, bound)))
 		}
 		return prometheus.MustNewConstHistogram(d.Desc, uint64(math.Round(last.h.Count)), last.h.Sum, buckets, values...)
-	case Counter:
+	case series.Counter:
 		return prometheus.MustNewConstMetric(d.Desc, prometheus.CounterValue, last.v, values...)
 	default:
 		return prometheus.MustNewConstMetric(d.Desc, prometheus.GaugeValue, last.v, values...)

@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
+
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 )
 
 // Reasons for which a sample is not kept.
@@ -90,13 +92,13 @@ func New(cfg Config) *Head {
 }
 
 // Append takes a value of a counter or gauge. t is rounded down to milliseconds.
-func (h *Head) Append(l labels.Labels, kind Kind, t time.Time, v float64) error {
+func (h *Head) Append(l labels.Labels, kind series.Kind, t time.Time, v float64) error {
 	return h.append(l, kind, sample{t: t.UnixMilli(), v: v})
 }
 
 // AppendHistogram takes the state of a native histogram, which it copies.
 func (h *Head) AppendHistogram(l labels.Labels, t time.Time, state *histogram.FloatHistogram) error {
-	return h.append(l, Histogram, sample{t: t.UnixMilli(), h: state.Copy()})
+	return h.append(l, series.Histogram, sample{t: t.UnixMilli(), h: state.Copy()})
 }
 
 // End marks the series that match as over at t: queries see them no more until the next sample.
@@ -106,7 +108,7 @@ func (h *Head) End(t time.Time, matchers ...*labels.Matcher) {
 			continue
 		}
 		p := sample{t: t.UnixMilli(), v: stale}
-		if s.kind == Histogram {
+		if s.kind == series.Histogram {
 			p = sample{t: t.UnixMilli(), h: &histogram.FloatHistogram{Sum: stale}}
 		}
 		h.count(s.append(p, h.cfg.Downsample.Milliseconds()))
@@ -116,7 +118,7 @@ func (h *Head) End(t time.Time, matchers ...*labels.Matcher) {
 // stale ends a series: PromQL looks no further back than to it.
 var stale = math.Float64frombits(value.StaleNaN)
 
-func (h *Head) append(l labels.Labels, kind Kind, p sample) error {
+func (h *Head) append(l labels.Labels, kind series.Kind, p sample) error {
 	s, err := h.series(l, kind)
 	if err == nil {
 		return h.count(s.append(p, h.cfg.Downsample.Milliseconds()))
@@ -137,7 +139,7 @@ func (h *Head) count(grown int, err error) error {
 }
 
 // series with these labels, begun when there is none.
-func (h *Head) series(l labels.Labels, kind Kind) (*memSeries, error) {
+func (h *Head) series(l labels.Labels, kind series.Kind) (*memSeries, error) {
 	name, key := l.Get(labels.MetricName), string(l.Bytes(nil))
 	h.mu.RLock()
 	s := h.names[name].get(key)
@@ -161,7 +163,7 @@ func (f *family) get(key string) *memSeries {
 	return f.byLabels[key]
 }
 
-func (h *Head) begin(name, key string, l labels.Labels, kind Kind) (*memSeries, error) {
+func (h *Head) begin(name, key string, l labels.Labels, kind series.Kind) (*memSeries, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if s := h.names[name].get(key); s != nil {

@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"go.uber.org/goleak"
+
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -97,7 +99,7 @@ func TestWhatWasAppendedIsRead(t *testing.T) {
 	for range 3000 {
 		at = at.Add(time.Duration(1+rng.IntN(20_000)) * time.Millisecond)
 		v := rng.NormFloat64()
-		if err := h.Append(named("g", "engine", "a"), Gauge, at, v); err != nil {
+		if err := h.Append(named("g", "engine", "a"), series.Gauge, at, v); err != nil {
 			t.Fatal(err)
 		}
 		gauge = append(gauge, point{at.UnixMilli(), v})
@@ -129,7 +131,7 @@ var equateEmpty = cmp.Transformer("empty", func(p []point) []point {
 func TestRefusals(t *testing.T) {
 	h := New(Config{Series: 1})
 	l := named("x", "engine", "a")
-	if err := h.Append(l, Gauge, noon, 1); err != nil {
+	if err := h.Append(l, series.Gauge, noon, 1); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -137,10 +139,10 @@ func TestRefusals(t *testing.T) {
 		err  error
 		want error
 	}{
-		{"same time", h.Append(l, Gauge, noon, 2), ErrOutOfOrder},
-		{"earlier", h.Append(l, Gauge, noon.Add(-time.Second), 2), ErrOutOfOrder},
-		{"other kind", h.Append(l, Counter, noon.Add(time.Second), 2), ErrKind},
-		{"another series", h.Append(named("y"), Gauge, noon, 2), ErrFull},
+		{"same time", h.Append(l, series.Gauge, noon, 2), ErrOutOfOrder},
+		{"earlier", h.Append(l, series.Gauge, noon.Add(-time.Second), 2), ErrOutOfOrder},
+		{"other kind", h.Append(l, series.Counter, noon.Add(time.Second), 2), ErrKind},
+		{"another series", h.Append(named("y"), series.Gauge, noon, 2), ErrFull},
 	} {
 		if !errors.Is(c.err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, c.err, c.want)
@@ -155,7 +157,7 @@ func TestRefusals(t *testing.T) {
 func TestEnd(t *testing.T) {
 	h := New(Config{})
 	for _, e := range []string{"a", "b"} {
-		_ = h.Append(named("g", "engine", e), Gauge, noon, 1)
+		_ = h.Append(named("g", "engine", e), series.Gauge, noon, 1)
 		_ = h.AppendHistogram(named("h", "engine", e), noon, state(0, 1))
 	}
 	end := noon.Add(10 * time.Second)
@@ -167,7 +169,7 @@ func TestEnd(t *testing.T) {
 	if _, s := h.LastHistogram(named("h", "engine", "a")); s == nil || s.Count != 1 {
 		t.Errorf("last state of an ended histogram: %v", s)
 	}
-	_ = h.Append(named("g", "engine", "a"), Gauge, noon.Add(time.Minute), 2)
+	_ = h.Append(named("g", "engine", "a"), series.Gauge, noon.Add(time.Minute), 2)
 	want := []point{{noon.UnixMilli(), 1}, {end.UnixMilli(), -1}, {noon.Add(time.Minute).UnixMilli(), 2}}
 	if diff := cmp.Diff(want, points(t, h, noon, noon.Add(time.Hour), equal(labels.MetricName, "g"), equal("engine", "a"))); diff != "" {
 		t.Error(diff)
@@ -187,8 +189,8 @@ func TestDownsampling(t *testing.T) {
 	for i := range n {
 		at := noon.Add(time.Duration(i) * step)
 		total, _, _, _ = total.Add(state(3, 1))
-		_ = h.Append(named("c"), Counter, at, float64(i))
-		_ = h.Append(named("g"), Gauge, at, float64(i%30)) // 30 samples in five minutes: mean 14.5
+		_ = h.Append(named("c"), series.Counter, at, float64(i))
+		_ = h.Append(named("g"), series.Gauge, at, float64(i%30)) // 30 samples in five minutes: mean 14.5
 		_ = h.AppendHistogram(named("h"), at, total)
 	}
 	end := noon.Add(12 * time.Hour)
@@ -236,7 +238,7 @@ func TestBytesAreBounded(t *testing.T) {
 	for range 1000 {
 		at = at.Add(10 * time.Second)
 		for e := range 100 {
-			if err := h.Append(named("g", "engine", fmt.Sprint(e)), Gauge, at, rng.Float64()); err != nil {
+			if err := h.Append(named("g", "engine", fmt.Sprint(e)), series.Gauge, at, rng.Float64()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -262,8 +264,8 @@ func TestSnapshot(t *testing.T) {
 	for i := range 2000 {
 		at = at.Add(10 * time.Second)
 		total, _, _, _ = total.Add(state(int32(i%50), 1, 2))
-		_ = h.Append(named("c", "engine", "a"), Counter, at, float64(i))
-		_ = h.Append(named("g", "engine", "a"), Gauge, at, math.Sin(float64(i)))
+		_ = h.Append(named("c", "engine", "a"), series.Counter, at, float64(i))
+		_ = h.Append(named("g", "engine", "a"), series.Gauge, at, math.Sin(float64(i)))
 		_ = h.AppendHistogram(named("h", "engine", "a"), at, total)
 	}
 	h.End(at.Add(time.Second), equal(labels.MetricName, "g"))
@@ -281,8 +283,8 @@ func TestSnapshot(t *testing.T) {
 		at = at.Add(10 * time.Second)
 		total, _, _, _ = total.Add(state(int32(i%50), 1, 2))
 		for _, x := range []*Head{h, again} {
-			_ = x.Append(named("c", "engine", "a"), Counter, at, float64(3000+i))
-			_ = x.Append(named("g", "engine", "a"), Gauge, at, float64(i))
+			_ = x.Append(named("c", "engine", "a"), series.Counter, at, float64(3000+i))
+			_ = x.Append(named("g", "engine", "a"), series.Gauge, at, float64(i))
 			_ = x.AppendHistogram(named("h", "engine", "a"), at, total)
 		}
 	}
@@ -304,7 +306,7 @@ func TestSnapshot(t *testing.T) {
 func TestBrokenSnapshot(t *testing.T) {
 	h := New(Config{})
 	for i := range 100 {
-		_ = h.Append(named("c", "engine", "a"), Counter, noon.Add(time.Duration(i)*time.Second), float64(i))
+		_ = h.Append(named("c", "engine", "a"), series.Counter, noon.Add(time.Duration(i)*time.Second), float64(i))
 		_ = h.AppendHistogram(named("h"), noon.Add(time.Duration(i)*time.Second), state(0, float64(i)))
 	}
 	file := filepath.Join(t.TempDir(), "history.snap")
@@ -349,7 +351,7 @@ func FuzzDecode(f *testing.F) {
 	h := New(Config{})
 	for i := range 40 {
 		at := noon.Add(time.Duration(i) * time.Minute)
-		_ = h.Append(named("c", "engine", "a"), Counter, at, float64(i))
+		_ = h.Append(named("c", "engine", "a"), series.Counter, at, float64(i))
 		_ = h.AppendHistogram(named("h"), at, state(int32(i%3), float64(i)))
 	}
 	for _, s := range h.matching(nil) {
@@ -363,7 +365,7 @@ func FuzzDecode(f *testing.F) {
 		// What decodes can be read and continued.
 		_, _ = s.between(math.MinInt64, math.MaxInt64)
 		p := sample{t: s.end + 1}
-		if s.kind == Histogram {
+		if s.kind == series.Histogram {
 			p.h = state(0, 1)
 		}
 		_, _ = s.append(p, 300_000)
@@ -372,8 +374,8 @@ func FuzzDecode(f *testing.F) {
 
 func TestLabels(t *testing.T) {
 	h := New(Config{})
-	_ = h.Append(named("a", "engine", "e1", "group", "g"), Gauge, noon, 1)
-	_ = h.Append(named("b", "engine", "e2"), Gauge, noon.Add(time.Hour), 1)
+	_ = h.Append(named("a", "engine", "e1", "group", "g"), series.Gauge, noon, 1)
+	_ = h.Append(named("b", "engine", "e2"), series.Gauge, noon.Add(time.Hour), 1)
 	ask := func(from, to time.Time, matchers ...*labels.Matcher) (names, engines []string) {
 		q, _ := h.Querier(from.UnixMilli(), to.UnixMilli())
 		names, _, err := q.LabelNames(context.Background(), nil, matchers...)

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/optiinfra/performance-agent/pkg/fleet"
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 )
 
 // Windows are the recent windows of this node; telemetry.Store has them.
@@ -21,16 +22,6 @@ type Windows interface {
 
 // Identity of an engine, for labels.
 type Identity struct{ Group, Model string }
-
-// Labels of series beside the name.
-const (
-	LabelEngine = "engine"
-	LabelGroup  = "group"
-	// LabelModel stands on the series of the generative-AI conventions.
-	LabelModel = "gen_ai_request_model"
-	// LabelSource tells of a latency who measured it: engine, probe or mixed.
-	LabelSource = "source"
-)
 
 // RecorderConfig times a Recorder. Zero fields take the defaults.
 type RecorderConfig struct {
@@ -161,7 +152,7 @@ func (r *Recorder) Record() {
 }
 
 func (r *Recorder) end(id string, e *recorded) {
-	r.head.End(e.last.Add(time.Second), labels.MustNewMatcher(labels.MatchEqual, LabelEngine, id))
+	r.head.End(e.last.Add(time.Second), labels.MustNewMatcher(labels.MatchEqual, series.LabelEngine, id))
 	e.last = time.Time{}
 }
 
@@ -199,21 +190,21 @@ func (r *Recorder) recordEngine(id string, now, until time.Time) {
 
 // append a step. A sample that a restored history already has is refused by the head, which counts it.
 func (r *Recorder) append(id string, who Identity, a *fleet.Aggregate, at time.Time) {
-	for _, s := range All {
+	for _, s := range series.All {
 		switch s.Kind {
-		case Histogram:
+		case series.Histogram:
 			if k := a.Sketches[s.Metric]; k != nil {
 				r.appendHistogram(seriesLabels(s, id, who, a.Origin[s.Metric]), native(k), at)
 			}
-		case Counter:
+		case series.Counter:
 			if v, ok := a.Counters[s.Metric]; ok {
 				l := seriesLabels(s, id, who, "")
 				_, before, _ := r.head.Last(l)
-				_ = r.head.Append(l, Counter, at, before+v)
+				_ = r.head.Append(l, series.Counter, at, before+v)
 			}
-		case Gauge:
+		case series.Gauge:
 			if g, ok := a.Gauges[s.Metric]; ok {
-				_ = r.head.Append(seriesLabels(s, id, who, ""), Gauge, at, g.Mean())
+				_ = r.head.Append(seriesLabels(s, id, who, ""), series.Gauge, at, g.Mean())
 			}
 		}
 	}
@@ -232,16 +223,16 @@ func (r *Recorder) appendHistogram(l labels.Labels, increase *histogram.FloatHis
 	_ = r.head.AppendHistogram(l, at, total)
 }
 
-func seriesLabels(s Series, engine string, who Identity, source string) labels.Labels {
+func seriesLabels(s series.Info, engine string, who Identity, source string) labels.Labels {
 	b := labels.NewScratchBuilder(5)
 	b.Add(labels.MetricName, s.Name)
-	b.Add(LabelEngine, engine)
+	b.Add(series.LabelEngine, engine)
 	if s.OTel != "" && who.Model != "" {
-		b.Add(LabelModel, who.Model)
+		b.Add(series.LabelModel, who.Model)
 	}
-	b.Add(LabelGroup, who.Group)
+	b.Add(series.LabelGroup, who.Group)
 	if source != "" {
-		b.Add(LabelSource, source)
+		b.Add(series.LabelSource, source)
 	}
 	b.Sort()
 	return b.Labels()

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/optiinfra/performance-agent/pkg/fleet"
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 	"github.com/optiinfra/performance-agent/pkg/stats"
 )
 
@@ -91,7 +92,7 @@ func (r *rig) until(sec int) {
 }
 
 func (r *rig) series(t *testing.T, name string) []point {
-	return points(t, r.Head, noon, noon.Add(time.Hour), equal(labels.MetricName, name), equal(LabelGroup, r.group))
+	return points(t, r.Head, noon, noon.Add(time.Hour), equal(labels.MetricName, name), equal(series.LabelGroup, r.group))
 }
 
 const (
@@ -212,7 +213,7 @@ func TestAllMeasurementsAreNamed(t *testing.T) {
 			return true
 		}
 		metric, _ := strconv.Unquote(lit.Value)
-		if _, ok := Find(metric); !ok {
+		if _, ok := series.Find(metric); !ok {
 			t.Errorf("%s (%s) is not in the table of series", c.Names[0].Name, metric)
 		}
 		n++
@@ -236,7 +237,8 @@ perf_engine_requests_finished_total{engine="e",group="g"} 120
 # HELP gen_ai_server_time_to_first_token_seconds Time to the first token.
 # TYPE gen_ai_server_time_to_first_token_seconds histogram
 `
-	for _, b := range firstTokenBounds {
+	first, _ := series.Find(fleet.TTFT)
+	for _, b := range first.Bounds {
 		n := 0
 		if b > .125 {
 			n = 120
@@ -259,9 +261,9 @@ gen_ai_server_time_to_first_token_seconds_count{engine="e",gen_ai_request_model=
 // TestNamesPassPromlint gives every series a sample and asks what promtool would.
 func TestNamesPassPromlint(t *testing.T) {
 	h := New(Config{})
-	for _, s := range All {
+	for _, s := range series.All {
 		l := seriesLabels(s, "e", Identity{"g", "m"}, "")
-		if s.Kind == Histogram {
+		if s.Kind == series.Histogram {
 			_ = h.AppendHistogram(l, noon, state(0, 1))
 			continue
 		}
@@ -269,8 +271,8 @@ func TestNamesPassPromlint(t *testing.T) {
 	}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(NewExporter(h, func() bool { return true }))
-	if n, _ := testutil.GatherAndCount(registry); n != len(All) {
-		t.Fatalf("%d series shown of %d", n, len(All))
+	if n, _ := testutil.GatherAndCount(registry); n != len(series.All) {
+		t.Fatalf("%d series shown of %d", n, len(series.All))
 	}
 	problems, err := testutil.GatherAndLint(registry)
 	if err != nil {

@@ -8,23 +8,14 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 )
 
-// Kind of a series decides what five minutes of it become.
-type Kind byte
-
-// Kinds.
-const (
-	// Counter only grows; its last value stands for the five minutes.
-	Counter Kind = iota + 1
-	// Gauge goes up and down; its mean does.
-	Gauge
-	// Histogram is a native histogram whose counts only grow; its last state does.
-	Histogram
-)
-
-func (k Kind) encoding() chunkenc.Encoding {
-	if k == Histogram {
+// A series' kind decides what five minutes of it become: of a counter the last value, of a gauge the mean,
+// of a native histogram the last state.
+func encoding(k series.Kind) chunkenc.Encoding {
+	if k == series.Histogram {
 		return chunkenc.EncFloatHistogram
 	}
 	return chunkenc.EncXOR
@@ -47,7 +38,7 @@ func (s sample) stale() bool {
 // memSeries is one series. Its samples are in order of time.
 type memSeries struct {
 	labels labels.Labels
-	kind   Kind
+	kind   series.Kind
 
 	mu    sync.Mutex // guards what follows
 	raw   track
@@ -102,7 +93,7 @@ func (s *memSeries) bytes() int { return s.raw.bytes() + s.down.bytes() }
 // blockSample stands for the block.
 func (s *memSeries) blockSample() sample {
 	p := s.last
-	if s.kind == Gauge {
+	if s.kind == series.Gauge {
 		p.v = s.block.sum / float64(s.block.n)
 	}
 	return p

@@ -14,6 +14,8 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 )
 
 // ErrSnapshot is returned for a snapshot that is broken or of another version.
@@ -181,8 +183,8 @@ func decode(body []byte) (s *memSeries, err error) {
 		}
 	}()
 	d := &decoder{b: body}
-	s = &memSeries{kind: Kind(d.byte())}
-	if s.kind < Counter || s.kind > Histogram {
+	s = &memSeries{kind: series.Kind(d.byte())}
+	if s.kind < series.Counter || s.kind > series.Histogram {
 		return nil, fmt.Errorf("%w: kind %d", ErrSnapshot, s.kind)
 	}
 	var pairs labels.ScratchBuilder
@@ -278,10 +280,10 @@ func (d *decoder) bytes() []byte {
 	return nil
 }
 
-func (d *decoder) track(t *track, kind Kind) {
+func (d *decoder) track(t *track, kind series.Kind) {
 	d.last, d.end = sample{}, 0
 	for range d.count() {
-		chunk, err := chunkenc.FromData(kind.encoding(), append([]byte(nil), d.bytes()...))
+		chunk, err := chunkenc.FromData(encoding(kind), append([]byte(nil), d.bytes()...))
 		if d.err != nil || err != nil || len(chunk.Bytes()) < 3 {
 			d.fail("a chunk that cannot be read")
 			return
@@ -296,7 +298,7 @@ func (d *decoder) track(t *track, kind Kind) {
 }
 
 // walk through a chunk, for the times at its ends and its newest value.
-func (d *decoder) walk(chunk chunkenc.Chunk, kind Kind) (piece, bool) {
+func (d *decoder) walk(chunk chunkenc.Chunk, kind series.Kind) (piece, bool) {
 	p := piece{chunk: chunk}
 	it := chunk.Iterator(nil)
 	n := 0
@@ -309,7 +311,7 @@ func (d *decoder) walk(chunk chunkenc.Chunk, kind Kind) (piece, bool) {
 			p.min = v.t
 		}
 		p.max, d.end = v.t, v.t
-		if kind == Histogram {
+		if kind == series.Histogram {
 			_, v.h = it.AtFloatHistogram(nil)
 		} else {
 			_, v.v = it.At()

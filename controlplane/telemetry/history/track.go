@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 )
 
 // pieceSamples is how many samples a piece holds at most; it is also cut when its bytes reach the
@@ -46,9 +48,9 @@ func (t *track) oldest() int64 {
 	return t.pieces[0].min
 }
 
-func (t *track) append(kind Kind, p sample) error {
+func (t *track) append(kind series.Kind, p sample) error {
 	if t.appender == nil || t.full() {
-		chunk, err := chunkenc.NewEmptyChunk(kind.encoding())
+		chunk, err := chunkenc.NewEmptyChunk(encoding(kind))
 		if err != nil {
 			return err
 		}
@@ -56,7 +58,7 @@ func (t *track) append(kind Kind, p sample) error {
 			return err
 		}
 	}
-	if kind == Histogram {
+	if kind == series.Histogram {
 		return t.appendHistogram(p)
 	}
 	t.appender.Append(0, p.t, p.v)
@@ -172,11 +174,11 @@ func (t *track) between(found []chunkenc.Iterable, from, to, edge int64) ([]chun
 func (p piece) until(edge int64) (copied track, err error) {
 	it := p.chunk.Iterator(nil)
 	for k := it.Next(); k != chunkenc.ValNone && it.AtT() < edge; k = it.Next() {
-		s, kind := sample{}, Gauge
+		s, kind := sample{}, series.Gauge
 		if k == chunkenc.ValFloat {
 			s.t, s.v = it.At()
 		} else {
-			kind = Histogram
+			kind = series.Histogram
 			s.t, s.h = it.AtFloatHistogram(nil)
 		}
 		if err := copied.append(kind, s); err != nil {

@@ -1,4 +1,6 @@
-package history
+// Package series gives the measurements in windows the names by which the rest of the world reads them:
+// Prometheus' form, OpenTelemetry's conventions for generative AI where these have a name.
+package series
 
 import (
 	"slices"
@@ -7,8 +9,44 @@ import (
 	"github.com/optiinfra/performance-agent/pkg/fleet"
 )
 
-// Series is what the rest of the world calls one of our measurements.
-type Series struct {
+// Kind of a series.
+type Kind byte
+
+// Kinds.
+const (
+	// Counter only grows.
+	Counter Kind = iota + 1
+	// Gauge goes up and down.
+	Gauge
+	// Histogram is a distribution whose counts only grow.
+	Histogram
+)
+
+// String is Prometheus' name of the kind.
+func (k Kind) String() string {
+	switch k {
+	case Counter:
+		return "counter"
+	case Gauge:
+		return "gauge"
+	case Histogram:
+		return "histogram"
+	}
+	return "unknown"
+}
+
+// Labels of series.
+const (
+	LabelEngine = "engine"
+	LabelGroup  = "group"
+	// LabelModel stands on the series of the generative-AI conventions.
+	LabelModel = "gen_ai_request_model"
+	// LabelSource tells of a latency who measured it: engine, probe or mixed.
+	LabelSource = "source"
+)
+
+// Info of a series.
+type Info struct {
 	// Metric is its name in windows.
 	Metric string
 	// Name follows OpenTelemetry's conventions for generative AI where they have one, in the form that
@@ -19,7 +57,7 @@ type Series struct {
 	Kind Kind
 	Help string
 	Unit string
-	// Bounds of the buckets that /metrics shows of a histogram, as the conventions advise them.
+	// Bounds of the buckets that a page for Prometheus shows of a histogram, as the conventions advise.
 	Bounds []float64
 }
 
@@ -32,11 +70,11 @@ var (
 
 const prefix = "perf_engine_"
 
-// All series, in order of their names.
+// All are the series there can be, in order of their names.
 var All = allSeries()
 
-func allSeries() []Series {
-	all := []Series{
+func allSeries() []Info {
+	all := []Info{
 		latency(fleet.TTFT, "gen_ai.server.time_to_first_token", "gen_ai_server_time_to_first_token_seconds", "Time to the first token.", firstTokenBounds),
 		latency(fleet.TPOT, "gen_ai.server.time_per_output_token", "gen_ai_server_time_per_output_token_seconds", "Time per output token after the first, by request.", perTokenBounds),
 		latency(fleet.E2E, "gen_ai.server.request.duration", "gen_ai_server_request_duration_seconds", "Time from a request's arrival to the end of its answer.", durationBounds),
@@ -44,22 +82,17 @@ func allSeries() []Series {
 		latency(fleet.Queue, "", prefix+"queue_time_seconds", "Time that requests waited in the engine before they ran.", durationBounds),
 	}
 	for metric, help := range counters {
-		all = append(all, Series{Metric: metric, Name: nameOf(metric) + "_total", Kind: Counter, Help: help})
+		all = append(all, Info{Metric: metric, Name: nameOf(metric) + "_total", Kind: Counter, Help: help})
 	}
 	for metric, help := range gauges {
-		all = append(all, Series{Metric: metric, Name: nameOf(metric), Kind: Gauge, Help: help})
+		all = append(all, Info{Metric: metric, Name: nameOf(metric), Kind: Gauge, Help: help})
 	}
-	slices.SortFunc(all, func(a, b Series) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(all, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 
-func latency(metric, otel, name, help string, bounds []float64) Series {
-	return Series{Metric: metric, Name: name, OTel: otel, Kind: Histogram, Help: help, Unit: "s", Bounds: bounds}
-}
-
-// TypeName is what Prometheus calls the kind.
-func (k Kind) TypeName() string {
-	return map[Kind]string{Counter: "counter", Gauge: "gauge", Histogram: "histogram"}[k]
+func latency(metric, otel, name, help string, bounds []float64) Info {
+	return Info{Metric: metric, Name: name, OTel: otel, Kind: Histogram, Help: help, Unit: "s", Bounds: bounds}
 }
 
 func nameOf(metric string) string {
@@ -69,11 +102,23 @@ func nameOf(metric string) string {
 	return prefix + strings.TrimPrefix(metric, "engine_")
 }
 
+// Labels of the series, beside its name.
+func (i Info) Labels() []string {
+	names := []string{LabelEngine, LabelGroup}
+	if i.Kind == Histogram {
+		names = append(names, LabelSource)
+	}
+	if i.OTel != "" {
+		names = append(names, LabelModel)
+	}
+	return names
+}
+
 // Find a series by its name in windows.
-func Find(metric string) (Series, bool) {
-	i := slices.IndexFunc(All, func(s Series) bool { return s.Metric == metric })
+func Find(metric string) (Info, bool) {
+	i := slices.IndexFunc(All, func(s Info) bool { return s.Metric == metric })
 	if i < 0 {
-		return Series{}, false
+		return Info{}, false
 	}
 	return All[i], true
 }
