@@ -259,8 +259,8 @@ func (in *instance) scraper(d *engine.Description) *scrape.Client {
 			Running: p.GetLoadRunningPointer(), Waiting: p.GetLoadWaitingPointer(),
 			InFlight: p.GetLoadInFlightPointer(), KVUsage: p.GetLoadKvUsagePointer(),
 		},
-		Timeout:    max(minScrapeTimeout, 2*in.interval),
-		Series:     collect.Series(d.GetSignals()),
+		Timeout: max(minScrapeTimeout, 2*in.interval),
+		Series:  collect.Series(d.GetSignals()),
 	}
 	if p.GetLoadPath() != "" {
 		cfg.LoadURL = url + p.GetLoadPath()

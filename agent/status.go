@@ -63,6 +63,23 @@ type sourceStatus struct {
 	AgeMs   int64  `json:"age_ms"`
 	Stale   bool   `json:"stale"`
 	Problem string `json:"problem,omitempty"`
+	// Warning says what the source does not tell and what cannot be known because of it.
+	Warning string `json:"warning,omitempty"`
+	// AnsweredAt is when it last answered, by this machine's clock.
+	AnsweredAt time.Time `json:"answered_at,omitzero"`
+	// LagMs is how long before that the engine last moved those of its numbers that it moves only now
+	// and then.
+	LagMs int64 `json:"lag_ms,omitempty"`
+}
+
+func statusOf(s *agentv1.Source) sourceStatus {
+	out := sourceStatus{
+		Name: s.GetName(), AgeMs: s.GetAgeMs(), Stale: s.GetStale(), Problem: s.GetError(), Warning: s.GetWarning(), LagMs: s.GetLagMs(),
+	}
+	if at := s.GetAnsweredUnixMs(); at > 0 {
+		out.AnsweredAt = time.UnixMilli(at)
+	}
+	return out
 }
 
 func (a *agent) report() statusReport {
@@ -95,7 +112,7 @@ func (a *agent) engineStatus(in *instance) engineStatus {
 	}
 	if w := a.collector.Last(in.id); w != nil {
 		for _, s := range w.Sources {
-			e.Sources = append(e.Sources, sourceStatus{s.GetName(), s.GetAgeMs(), s.GetStale(), s.GetError()})
+			e.Sources = append(e.Sources, statusOf(s))
 		}
 	}
 	return e

@@ -2,15 +2,17 @@ package collect
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"math"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/optiinfra/performance-agent/agent/scrape"
 	"github.com/optiinfra/performance-agent/pkg/engine"
 	"github.com/optiinfra/performance-agent/pkg/fleet"
-	"github.com/optiinfra/performance-agent/pkg/stats"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 )
 
@@ -34,6 +36,7 @@ type Engine struct {
 	mu      sync.Mutex // guards what follows
 	fetch   Fetcher
 	signals []*engine.Signal
+	version string // of the engine, as far as it is known
 	totals  *increases
 	started float64 // processStart of the last page
 
@@ -44,7 +47,10 @@ type Engine struct {
 	answered  time.Time
 	began     time.Time
 	problem   string
-	missing   []string
+	gaps      []engine.Gap // what the last page does not tell
+	warning   string       // the same in words, and what else is amiss with it
+	slow      map[string]float64
+	moved     time.Time // when one of the gauges that the engine moves by its log interval last did
 	errors    uint64
 	resets    uint64
 	malformed uint64
@@ -61,17 +67,23 @@ func NewEngine(interval time.Duration) *Engine {
 // Series lists the families that signals need from a page, for scrape.Config.
 func Series(signals []*engine.Signal) []string {
 	set := map[string]bool{processStart: true}
+	addSeries(set, signals)
+	return slices.Sorted(maps.Keys(set))
+}
+
+func addSeries(set map[string]bool, signals []*engine.Signal) {
 	for _, s := range signals {
 		set[s.GetSeries()] = true
+		if s.GetKind() == engine.HistogramSeries {
+			for _, part := range []string{"_bucket", "_sum", "_count"} {
+				set[s.GetSeries()+part] = true // on pages without TYPE lines
+			}
+		}
 		if by := s.GetDivideBy(); by != "" {
 			set[by] = true
 		}
+		addSeries(set, s.GetPlus())
 	}
-	out := make([]string, 0, len(set))
-	for name := range set {
-		out = append(out, name)
-	}
-	return out
 }
 
 // Read sets the page and the signals on it, from the engine's description.
@@ -80,6 +92,14 @@ func (e *Engine) Read(f Fetcher, signals []*engine.Signal) {
 	e.fetch, e.signals, e.problem = f, signals, ""
 	e.mu.Unlock()
 	e.hurry()
+}
+
+// Version tells which release the engine says it is; empty while that is not known. It decides nothing
+// but which series may still appear.
+func (e *Engine) Version(v string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.version = v
 }
 
 // hurry makes Run scrape at once.
@@ -91,8 +111,9 @@ func (e *Engine) hurry() {
 }
 
 // InFlight reads a fresh page and returns the requests in the engine, running and waiting. known
-// is false when the engine did not answer before ctx ended, or its page says nothing at all; a page
-// that says other things but not these is of an engine that shows a series after its first event.
+// is false when the engine did not answer before ctx ended, or its page says nothing at all or not how
+// many run; a page that says other things but not these may be of an engine that shows a series after
+// its first event.
 func (e *Engine) InFlight(ctx context.Context) (n int, known bool) {
 	e.mu.Lock()
 	news := e.news
@@ -179,9 +200,9 @@ func (e *Engine) scrape(ctx context.Context) {
 
 // add takes a page into what is pending. e.mu is held.
 func (e *Engine) add(page *scrape.Page) {
-	readings, missing := engine.Resolve(e.signals, page.Families)
+	readings, _ := engine.Resolve(e.signals, page.Families)
 	e.restartOn(page)
-	added, sketches, reset := e.totals.of(readings)
+	added, sketches, reset := e.totals.of(readings, e.signals)
 	if reset {
 		e.resets++
 	}
@@ -189,20 +210,76 @@ func (e *Engine) add(page *scrape.Page) {
 		e.pending.Counters[signal] += n
 	}
 	for metric, s := range sketches {
-		e.merge(metric, s)
+		e.pending.Sketches[metric] = merged(e.pending.Sketches[metric], s)
 	}
 	gauges := map[string]float64{}
 	for signal, r := range readings {
-		if !r.Counter() {
+		if !r.Counter() && !math.IsInf(r.Value, 0) {
 			gauges[signal] = r.Value
 		}
 	}
+	e.follow(readings, page.At)
 	setLoad(gauges, page.Load)
 	maps.Copy(e.pending.Gauges, gauges)
-	e.inFlight = gauges[fleet.RequestsRunning] + gauges[fleet.RequestsWaiting]
-	e.counted = len(readings) > 0 || page.Load != nil
-	e.missing, e.problem, e.answered = missing, "", page.At
+	e.warn(page, readings, gauges)
+	e.count(page.Load, readings, gauges)
+	e.problem, e.answered = page.Problem, page.At
 	e.malformed += uint64(page.Dropped)
+}
+
+// inEngine are the gauges of requests that are in the engine.
+var inEngine = []string{fleet.RequestsRunning, fleet.RequestsWaiting, "requests_deferred", "requests_swapped"}
+
+// count sets how many requests are in the engine. e.mu is held.
+func (e *Engine) count(load *scrape.Load, readings map[string]engine.Reading, gauges map[string]float64) {
+	e.inFlight = 0
+	for _, signal := range inEngine {
+		e.inFlight += gauges[signal]
+	}
+	n, told := load.Requests()
+	e.inFlight = max(e.inFlight, n)
+	e.counted = told || len(readings) > 0 && !slices.ContainsFunc(e.gaps, func(g engine.Gap) bool {
+		return slices.Contains(g.Signals, fleet.RequestsRunning) || slices.Contains(g.Signals, fleet.RequestsWaiting)
+	})
+}
+
+// warn puts into words what a page does not tell. The words hold no numbers that change from page to
+// page. e.mu is held.
+func (e *Engine) warn(page *scrape.Page, readings map[string]engine.Reading, gauges map[string]float64) {
+	told := maps.Clone(readings)
+	for signal := range gauges {
+		if _, ok := told[signal]; !ok {
+			told[signal] = engine.Reading{} // the load endpoint tells it
+		}
+	}
+	e.gaps = engine.Gaps(e.signals, told, e.version)
+	var words []string
+	switch {
+	case page.Problem != "":
+	case len(readings) == 0 && page.Others > 0:
+		words = append(words, "the metrics page has series of others but none of the engine's: its metrics are switched off, or the page is a router's")
+	default:
+		if w := engine.GapWords(e.gaps); w != "" {
+			words = append(words, w)
+		}
+	}
+	if page.LoadProblem != "" {
+		words = append(words, "requests are counted by the metrics page, which may lag: "+page.LoadProblem)
+	}
+	e.warning = strings.Join(words, "; ")
+}
+
+// follow notices when the engine moves the gauges that it moves only now and then. e.mu is held.
+func (e *Engine) follow(readings map[string]engine.Reading, at time.Time) {
+	slow := map[string]float64{}
+	for signal, r := range readings {
+		if r.Signal.GetByInterval() {
+			slow[signal] = r.Value
+		}
+	}
+	if !maps.Equal(slow, e.slow) {
+		e.slow, e.moved = slow, at
+	}
 }
 
 // restartOn notices a new process by its start time, where the page has one. e.mu is held.
@@ -218,14 +295,6 @@ func (e *Engine) restartOn(page *scrape.Page) {
 	e.started = started
 }
 
-func (e *Engine) merge(metric string, s *stats.Sketch) {
-	if have := e.pending.Sketches[metric]; have != nil {
-		_ = have.Merge(s) // sketches of one accuracy always merge
-		return
-	}
-	e.pending.Sketches[metric] = s
-}
-
 // setLoad prefers the load endpoint's live counts to gauges that an engine moves now and then.
 func setLoad(gauges map[string]float64, l *scrape.Load) {
 	if l == nil {
@@ -236,6 +305,9 @@ func setLoad(gauges map[string]float64, l *scrape.Load) {
 	}
 	if l.Waiting != nil {
 		gauges[fleet.RequestsWaiting] = *l.Waiting
+	}
+	if l.KVUsage != nil {
+		gauges[fleet.KVUsage] = *l.KVUsage
 	}
 }
 
@@ -265,18 +337,29 @@ func (e *Engine) freshness(now time.Time) *agentv1.Source {
 	if !since.IsZero() {
 		age = max(0, now.Sub(since))
 	}
-	return &agentv1.Source{
-		Name: fleet.SourceEngine, AgeMs: age.Milliseconds(), Error: e.problem,
+	s := &agentv1.Source{
+		Name: fleet.SourceEngine, AgeMs: age.Milliseconds(), Error: e.problem, Warning: e.warning,
 		Stale: e.answered.IsZero() || age > StaleAfter*e.interval,
 	}
+	if !e.answered.IsZero() {
+		s.AnsweredUnixMs = e.answered.UnixMilli()
+	}
+	if len(e.slow) > 0 {
+		s.LagMs = max(0, e.answered.Sub(e.moved)).Milliseconds()
+	}
+	if s.Stale && s.Error == "" {
+		s.Error = fmt.Sprintf("no metrics page for %v: the engine is slow to answer", age.Round(time.Second))
+	}
+	return s
 }
 
 // EngineStatus is what a person or a counter wants to know of the source.
 type EngineStatus struct {
 	Answered time.Time
 	Problem  string
-	// Missing signals: the page has none of their series. Some appear with their first event.
+	// Missing signals that answers rest on and that the page does not tell, Warning the same in words.
 	Missing []string
+	Warning string
 	// Errors counts scrapes without a page, Resets restarts of the engine seen in its counters,
 	// Malformed samples that could not be used.
 	Errors, Resets, Malformed uint64
@@ -286,8 +369,12 @@ type EngineStatus struct {
 func (e *Engine) Status() EngineStatus {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	var missing []string
+	for _, g := range e.gaps {
+		missing = append(missing, g.Signals...)
+	}
 	return EngineStatus{
-		Answered: e.answered, Problem: e.problem, Missing: e.missing,
+		Answered: e.answered, Problem: e.problem, Missing: missing, Warning: e.warning,
 		Errors: e.errors, Resets: e.resets, Malformed: e.malformed,
 	}
 }

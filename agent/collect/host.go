@@ -141,7 +141,7 @@ func (h *Host) Drain(w *fleet.Window, now time.Time) *agentv1.Source {
 	maps.Copy(w.Gauges, got.Gauges)
 	s := &agentv1.Source{Name: fleet.SourceHost, Error: h.problem}
 	if !h.seen.IsZero() {
-		s.AgeMs = max(0, now.Sub(h.seen)).Milliseconds()
+		s.AgeMs, s.AnsweredUnixMs = max(0, now.Sub(h.seen)).Milliseconds(), h.seen.UnixMilli()
 	}
 	return s
 }

@@ -66,7 +66,7 @@ func (s *Wire) Drain(w *fleet.Window, now time.Time) *agentv1.Source {
 	sum := s.compare(w, ended, second.Chunks)
 	out := &agentv1.Source{Name: fleet.SourceProbe, Error: s.problem(second.Heard, now, sum)}
 	if !second.Heard.IsZero() {
-		out.AgeMs = max(0, now.Sub(second.Heard)).Milliseconds()
+		out.AgeMs, out.AnsweredUnixMs = max(0, now.Sub(second.Heard)).Milliseconds(), second.Heard.UnixMilli()
 	}
 	if out.Error == "" {
 		open(w, second.Open)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/optiinfra/performance-agent/agent/scrape"
 	enginev1 "github.com/optiinfra/performance-agent/proto/engine/v1"
 )
 
@@ -124,22 +125,18 @@ func (p *HTTPProber) load(ctx context.Context) (n int, known bool) {
 		return 0, false
 	}
 	status, body, err := p.ask(ctx, loadTimeout, http.MethodGet, probes.GetLoadPath(), "")
-	var answer any
-	if err != nil || status != http.StatusOK || json.Unmarshal(body, &answer) != nil {
+	if err != nil || status != http.StatusOK {
 		return 0, false
 	}
-	for _, pointer := range []string{probes.GetLoadRunningPointer(), probes.GetLoadWaitingPointer()} {
-		if pointer == "" {
-			continue
-		}
-		value, err := lookup(answer, pointer)
-		count, ok := value.(float64)
-		if err != nil || !ok || count < 0 || count > 1e9 {
-			return 0, false
-		}
-		n, known = n+int(count), true
+	at := scrape.LoadPointers{
+		Running: probes.GetLoadRunningPointer(), Waiting: probes.GetLoadWaitingPointer(), InFlight: probes.GetLoadInFlightPointer(),
 	}
-	return n, known
+	load, err := scrape.ParseLoad(body, at)
+	count, told := load.Requests()
+	if err != nil || !told || count > 1e9 || at.Running != "" && load.Running == nil || at.Waiting != "" && load.Waiting == nil {
+		return 0, false
+	}
+	return int(count), true
 }
 
 func (p *HTTPProber) ask(ctx context.Context, timeout time.Duration, method, path, body string) (status int, answer []byte, err error) {

@@ -123,6 +123,12 @@ func TestInFlight(t *testing.T) {
 		{"both must say zero", probes, []func(context.Context) (int, bool){source(0, true)}, 3, true},
 		{"one that does not know", probes, []func(context.Context) (int, bool){source(9, false)}, 3, true},
 		{"nobody knows", func() *enginev1.Probes { return nil }, []func(context.Context) (int, bool){source(0, false)}, 0, false},
+		{"of all ranks", func() *enginev1.Probes {
+			return &enginev1.Probes{LoadPath: "/load", LoadRunningPointer: "/loads/*/running"}
+		}, nil, 2, true},
+		{"in one count", func() *enginev1.Probes {
+			return &enginev1.Probes{LoadPath: "/load", LoadInFlightPointer: "/loads/0/waiting"}
+		}, nil, 1, true},
 		{"broken pointer", func() *enginev1.Probes { p := probes(); p.LoadWaitingPointer = "/x"; return p }, nil, 0, false},
 	}
 	for _, c := range cases {

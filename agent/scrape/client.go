@@ -25,6 +25,8 @@ var ErrNotMetrics = errors.New("the answer is not a metrics page")
 // ErrTooLarge is returned for a body over MaxBody.
 var ErrTooLarge = fmt.Errorf("the answer is larger than %d MiB", MaxBody>>20)
 
+var errStatus = errors.New("the engine answered")
+
 // Config of a Client.
 type Config struct {
 	MetricsURL string
@@ -54,43 +56,78 @@ func New(cfg Config, transport http.RoundTripper) *Client {
 	}
 }
 
-// Fetch gets one page and, where the engine has it, the load endpoint's counts. A load endpoint
-// that does not answer is no error: the page's own gauges serve.
+// Fetch gets one page and, where the engine has it, the load endpoint's counts. A load endpoint that
+// does not answer is no error: the page's own gauges serve, and the page says so. Where the engine
+// refuses its page but answers its load endpoint, the page holds the load alone, with the problem.
 func (c *Client) Fetch(ctx context.Context) (*Page, error) {
 	began := time.Now()
-	kind, err := c.get(ctx, c.cfg.MetricsURL)
+	page, err := c.page(ctx)
+	if err != nil && !answered(err) {
+		return nil, err
+	}
+	load, at, loadErr := c.load(ctx)
+	switch {
+	case err != nil && load == nil:
+		return nil, err
+	case err != nil:
+		page = &Page{At: at, Problem: err.Error() + "; only its load endpoint is read"}
+	case loadErr != nil:
+		page.LoadProblem = loadErr.Error()
+	}
+	page.Load, page.Took = load, time.Since(began)
+	return page, nil
+}
+
+// page reads the metrics page.
+func (c *Client) page(ctx context.Context) (*Page, error) {
+	kind, at, err := c.get(ctx, c.cfg.MetricsURL)
 	if err != nil {
 		return nil, fmt.Errorf("scrape %s: %w", c.cfg.MetricsURL, err)
 	}
 	if !isMetrics(kind) {
 		return nil, fmt.Errorf("scrape %s: %w but %q", c.cfg.MetricsURL, ErrNotMetrics, kind)
 	}
-	page := &Page{}
-	page.Families, page.Dropped = c.parser.Parse(c.body.Bytes())
-	page.At, page.Took = time.Now(), time.Since(began)
-	if c.cfg.LoadURL != "" {
-		if _, err := c.get(ctx, c.cfg.LoadURL); err == nil {
-			page.Load, _ = ParseLoad(c.body.Bytes(), c.cfg.Load) // nil when it cannot be read
-		}
-	}
-	return page, nil
+	p := &Page{At: at}
+	p.Families, p.Dropped = c.parser.Parse(c.body.Bytes())
+	p.Others = c.parser.Others()
+	return p, nil
 }
 
-// get leaves the body of url in c.body and returns its content type.
-func (c *Client) get(ctx context.Context, url string) (kind string, err error) {
+// load reads the load endpoint; nil without an error where there is none.
+func (c *Client) load(ctx context.Context) (l *Load, at time.Time, err error) {
+	if c.cfg.LoadURL == "" {
+		return nil, time.Time{}, nil
+	}
+	_, at, err = c.get(ctx, c.cfg.LoadURL)
+	if err == nil {
+		l, err = ParseLoad(c.body.Bytes(), c.cfg.Load)
+	}
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("read %s: %w", c.cfg.LoadURL, err)
+	}
+	return l, at, nil
+}
+
+// answered tells an engine that answers something else from one that does not answer.
+func answered(err error) bool { return errors.Is(err, errStatus) || errors.Is(err, ErrNotMetrics) }
+
+// get leaves the body of url in c.body and returns its content type and when the answer began: what
+// it says is not younger than that.
+func (c *Client) get(ctx context.Context, url string) (kind string, at time.Time, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return "", err
+		return "", time.Time{}, err
 	}
 	req.Header.Set("Accept", accept)
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return "", err
+		return "", time.Time{}, err
 	}
+	at = time.Now()
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
-		return "", fmt.Errorf("the engine answered %s", resp.Status)
+		return "", time.Time{}, fmt.Errorf("%w %s", errStatus, resp.Status)
 	}
 	c.body.Reset()
 	if c.body.Cap() > 1<<20 {
@@ -98,12 +135,12 @@ func (c *Client) get(ctx context.Context, url string) (kind string, err error) {
 	}
 	n, err := c.body.ReadFrom(io.LimitReader(resp.Body, MaxBody+1))
 	if err != nil {
-		return "", err
+		return "", time.Time{}, err
 	}
 	if n > MaxBody {
-		return "", ErrTooLarge
+		return "", time.Time{}, ErrTooLarge
 	}
-	return resp.Header.Get("Content-Type"), nil
+	return resp.Header.Get("Content-Type"), at, nil
 }
 
 // isMetrics accepts the two text formats and, as some front ends send none, a missing type.

@@ -27,7 +27,7 @@ func TestFetch(t *testing.T) {
 		_, _ = io.WriteString(w, "# TYPE a counter\na_total 5\n# EOF\n")
 	})
 	c := New(Config{
-		MetricsURL: url + "/metrics", LoadURL: url + "/load", Load: LoadPointers{"/running", "/waiting"},
+		MetricsURL: url + "/metrics", LoadURL: url + "/load", Load: LoadPointers{Running: "/running", Waiting: "/waiting"},
 		Timeout: time.Second, Series: []string{"a_total"},
 	}, nil)
 	p, err := c.Fetch(t.Context())
@@ -76,8 +76,49 @@ func TestFetchWithoutLoadEndpoint(t *testing.T) {
 		_, _ = io.WriteString(w, "a 5\n")
 	})
 	p, err := New(Config{MetricsURL: url + "/metrics", LoadURL: url + "/load", Timeout: time.Second}, nil).Fetch(t.Context())
-	if err != nil || p.Load != nil || len(p.Families) != 1 {
-		t.Errorf("page %+v, error %v; want one family and no load", p, err)
+	if err != nil || p.Load != nil || len(p.Families) != 1 || !strings.Contains(p.LoadProblem, "404") {
+		t.Errorf("page %+v, error %v; want one family and no load, and why", p, err)
+	}
+}
+
+// TestFetchLoadAlone: an engine that refuses its page but answers its load endpoint is not silent.
+func TestFetchLoadAlone(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/load" {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, `{"loads":[{"run":3,"usage":0.25},{"run":1,"usage":0.75}]}`)
+	})
+	p, err := New(Config{
+		MetricsURL: url + "/metrics", LoadURL: url + "/load",
+		Load: LoadPointers{Running: "/loads/*/run", KVUsage: "/loads/*/usage"}, Timeout: time.Second,
+	}, nil).Fetch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Load == nil || *p.Load.Running != 4 || *p.Load.KVUsage != 0.5 || p.At.IsZero() || !strings.Contains(p.Problem, "404") || len(p.Families) != 0 {
+		t.Errorf("page %+v, load %+v", p, p.Load)
+	}
+}
+
+// TestFetchKnowsWhenTheAnswerBegan: a body that comes slowly is not younger than its first byte.
+func TestFetchKnowsWhenTheAnswerBegan(t *testing.T) {
+	sent := make(chan time.Time, 1)
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		_, _ = io.WriteString(w, "a 5\n")
+		w.(http.Flusher).Flush()
+		time.Sleep(100 * time.Millisecond)
+		sent <- time.Now()
+		_, _ = io.WriteString(w, "b 5\n")
+	})
+	p, err := New(Config{MetricsURL: url, Timeout: 5 * time.Second}, nil).Fetch(t.Context())
+	if err != nil || len(p.Families) != 2 {
+		t.Fatalf("page %+v, error %v", p, err)
+	}
+	if end := <-sent; !p.At.Before(end) {
+		t.Errorf("the page is said to be of %v, its end was sent at %v", p.At, end)
 	}
 }
 

@@ -11,14 +11,17 @@ import (
 // Load is what an engine's load endpoint says about this moment. Some engines move their gauges
 // only every few seconds; where they have such an endpoint, it is the better source.
 type Load struct {
-	// Running and Waiting are requests; nil when the answer does not say.
-	Running, Waiting *float64
+	// Running and Waiting are requests, InFlight both together; nil when the answer does not say.
+	Running, Waiting, InFlight *float64
+	// KVUsage is the share of the KV cache in use, 0–1; nil when the answer does not say.
+	KVUsage *float64
 }
 
 // LoadPointers say where the numbers are, as RFC 6901 pointers. An empty one is not looked for. A
-// reference token "*" adds up over all members of an array.
+// reference token "*" stands for all members of an array, one for each replica: requests are
+// summed, shares averaged.
 type LoadPointers struct {
-	Running, Waiting string
+	Running, Waiting, InFlight, KVUsage string
 }
 
 // ParseLoad reads the answer of a load endpoint.
@@ -27,69 +30,110 @@ func ParseLoad(body []byte, at LoadPointers) (*Load, error) {
 	if err := json.Unmarshal(body, &doc); err != nil {
 		return nil, fmt.Errorf("load endpoint: %w", err)
 	}
-	return &Load{Running: number(doc, at.Running), Waiting: number(doc, at.Waiting)}, nil
+	l := &Load{Running: sum(doc, at.Running), Waiting: sum(doc, at.Waiting), InFlight: sum(doc, at.InFlight), KVUsage: mean(doc, at.KVUsage)}
+	if l.Running == nil && l.Waiting == nil && l.InFlight == nil && l.KVUsage == nil {
+		return nil, fmt.Errorf("load endpoint: the answer has none of %s", strings.Join(at.names(), " "))
+	}
+	return l, nil
 }
 
-func number(doc any, pointer string) *float64 {
-	if pointer == "" {
-		return nil
+func (p LoadPointers) names() (given []string) {
+	for _, pointer := range []string{p.Running, p.Waiting, p.InFlight, p.KVUsage} {
+		if pointer != "" {
+			given = append(given, pointer)
+		}
 	}
-	found, ok := Find(doc, pointer)
-	v, isNumber := found.(float64)
-	if !ok || !isNumber || math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
-		return nil
-	}
-	return &v
+	return given
 }
 
-// Find looks up an RFC 6901 pointer in a decoded JSON document. A reference token "*" stands for
-// the sum over all members of an array; each must then lead to a number.
-func Find(doc any, pointer string) (value any, ok bool) {
-	if pointer == "" {
-		return doc, true
+// Requests in the engine, and whether the answer tells.
+func (l *Load) Requests() (n float64, told bool) {
+	if l == nil {
+		return 0, false
 	}
-	if pointer[0] != '/' {
-		return nil, false
+	for _, part := range []*float64{l.Running, l.Waiting} {
+		if part != nil {
+			n, told = n+*part, true
+		}
 	}
-	return find(doc, strings.Split(pointer[1:], "/"))
+	if l.InFlight != nil {
+		n, told = max(n, *l.InFlight), true
+	}
+	return n, told
+}
+
+func sum(doc any, pointer string) *float64 {
+	all := numbers(doc, pointer)
+	if len(all) == 0 {
+		return nil
+	}
+	var total float64
+	for _, v := range all {
+		total += v
+	}
+	if math.IsInf(total, 0) {
+		return nil
+	}
+	return &total
+}
+
+func mean(doc any, pointer string) *float64 {
+	total := sum(doc, pointer)
+	if total != nil {
+		*total /= float64(len(numbers(doc, pointer)))
+	}
+	return total
 }
 
 var unescape = strings.NewReplacer("~1", "/", "~0", "~")
 
-func find(doc any, tokens []string) (any, bool) {
+// numbers at a pointer; none unless each of them is one that counts something.
+func numbers(doc any, pointer string) []float64 {
+	if pointer == "" || pointer[0] != '/' {
+		return nil
+	}
+	all, ok := find(doc, strings.Split(pointer[1:], "/"))
+	if !ok {
+		return nil
+	}
+	out := make([]float64, 0, len(all))
+	for _, found := range all {
+		v, isNumber := found.(float64)
+		if !isNumber || math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
+			return nil
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// find follows reference tokens; ok is false when one leads nowhere.
+func find(doc any, tokens []string) (all []any, ok bool) {
 	if len(tokens) == 0 {
-		return doc, true
+		return []any{doc}, true
 	}
 	token, rest := unescape.Replace(tokens[0]), tokens[1:]
 	switch d := doc.(type) {
 	case map[string]any:
-		member, ok := d[token]
-		if !ok {
-			return nil, false
+		if member, there := d[token]; there {
+			return find(member, rest)
 		}
-		return find(member, rest)
 	case []any:
-		if token == "*" {
-			return sumOf(d, rest)
+		if token != "*" {
+			i, err := strconv.Atoi(token)
+			if err != nil || i < 0 || i >= len(d) {
+				return nil, false
+			}
+			return find(d[i], rest)
 		}
-		i, err := strconv.Atoi(token)
-		if err != nil || i < 0 || i >= len(d) {
-			return nil, false
+		for _, member := range d {
+			more, there := find(member, rest)
+			if !there {
+				return nil, false
+			}
+			all = append(all, more...)
 		}
-		return find(d[i], rest)
+		return all, len(all) > 0
 	}
 	return nil, false
-}
-
-func sumOf(members []any, rest []string) (any, bool) {
-	var sum float64
-	for _, m := range members {
-		found, ok := find(m, rest)
-		v, isNumber := found.(float64)
-		if !ok || !isNumber {
-			return nil, false
-		}
-		sum += v
-	}
-	return sum, len(members) > 0
 }

@@ -27,10 +27,15 @@ type Page struct {
 	Families map[string]*dto.MetricFamily
 	// Dropped counts samples and whole families that could not be used.
 	Dropped int
+	// Others counts samples of families that nobody asked for.
+	Others int
 	// Load holds live counts from the engine's load endpoint; nil when it has none or did not
-	// answer.
-	Load *Load
-	// At is when the answer was complete, Took how long it took.
+	// answer, and LoadProblem then says why it did not.
+	Load        *Load
+	LoadProblem string
+	// Problem says why there is no metrics page but only a load.
+	Problem string
+	// At is when the answer began, by our clock, Took how long all of it took.
 	At   time.Time
 	Took time.Duration
 }
@@ -39,7 +44,8 @@ type Page struct {
 // parsing, because a page may carry thousands of lines of no interest. Not safe for concurrent
 // use; its buffers are used again for the next page.
 type Parser struct {
-	wanted map[string]bool
+	wanted map[string]string // names by what a page may call them; nil: all
+	others int
 	parts  map[string]*part
 	text   expfmt.TextParser
 	reader bytes.Reader
@@ -52,13 +58,19 @@ type part struct {
 	typed bool
 }
 
-// NewParser returns a parser that keeps the named families; without names it keeps all.
+// NewParser returns a parser that keeps the named families; without names it keeps all. A name with
+// a colon is also found where the colon became an underscore, as it does in an escaped OpenMetrics
+// page, and where Ray exports it.
 func NewParser(series []string) *Parser {
 	p := &Parser{parts: map[string]*part{}, text: expfmt.NewTextParser(model.UTF8Validation), seed: maphash.MakeSeed()}
 	if len(series) > 0 {
-		p.wanted = make(map[string]bool, len(series))
+		p.wanted = make(map[string]string, len(series))
 		for _, s := range series {
-			p.wanted[s] = true
+			plain := strings.ReplaceAll(s, ":", "_")
+			p.wanted[s], p.wanted[plain] = s, s
+			if plain != s {
+				p.wanted["ray_"+plain] = s
+			}
 		}
 	}
 	return p
@@ -74,6 +86,7 @@ func (p *Parser) Parse(body []byte) (families map[string]*dto.MetricFamily, drop
 		part.lines.Reset()
 		part.typed = false
 	}
+	p.others = 0
 	types := map[string]string{}
 	for len(body) > 0 {
 		var line []byte
@@ -109,17 +122,33 @@ func (p *Parser) sort(line []byte, types map[string]string) {
 	}
 	name := string(line[:end])
 	family := familyOf(name, types)
-	if p.wanted != nil && !p.wanted[family] {
+	known, ok := p.known(family)
+	if !ok {
+		p.others++
 		return
 	}
-	part := p.part(family)
+	part := p.part(known)
 	if !part.typed && types[family] != "" {
 		part.typed = true
-		part.lines.WriteString("# TYPE " + family + " " + types[family] + "\n")
+		part.lines.WriteString("# TYPE " + known + " " + types[family] + "\n")
 	}
-	part.lines.Write(withoutExemplar(line))
+	part.lines.WriteString(known)
+	part.lines.Write(withoutExemplar(line)[len(family):])
 	part.lines.WriteByte('\n')
 }
+
+// known is the name under which a family on the page is wanted. A histogram of a page without TYPE
+// lines is as many families as it has parts.
+func (p *Parser) known(family string) (name string, ok bool) {
+	if p.wanted == nil {
+		return family, true
+	}
+	name, ok = p.wanted[family]
+	return name, ok
+}
+
+// Others counts the samples of the last page that were not wanted.
+func (p *Parser) Others() int { return p.others }
 
 // sortType remembers a TYPE line; of two for one family the first counts.
 func (p *Parser) sortType(line []byte, types map[string]string) {

@@ -80,6 +80,19 @@ func TestParse(t *testing.T) {
 			dropped: 6,
 		},
 		{
+			name:   "colons that became underscores, and Ray's names",
+			wanted: []string{"vllm:num_requests_running", "vllm:prompt_tokens_total", "vllm:iteration_tokens_total"},
+			page: []string{
+				"# TYPE vllm_prompt_tokens counter", `vllm_prompt_tokens_total{engine="0"} 7`,
+				"# TYPE ray_vllm_num_requests_running gauge", `ray_vllm_num_requests_running{ReplicaId="a"} 3`,
+				"# TYPE ray_vllm_iteration_tokens_total histogram",
+				`ray_vllm_iteration_tokens_total_bucket{le="1.0"} 1.0`, `ray_vllm_iteration_tokens_total_bucket{le="+Inf"} 4.0`,
+				"ray_vllm_iteration_tokens_total_count 4.0", "ray_vllm_iteration_tokens_total_sum 40.0",
+				"ray_vllm_num_requests_waiting 3",
+			},
+			want: map[string][]float64{"vllm:prompt_tokens_total": {7}, "vllm:num_requests_running": {3}, "vllm:iteration_tokens_total": {4, 40, 2}},
+		},
+		{
 			name: "two types for one family: the first counts",
 			page: []string{"# TYPE x counter", "# TYPE x gauge", "x 1"},
 			want: map[string][]float64{"x": {1}},
@@ -102,6 +115,19 @@ func TestParse(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestParseCountsOthers(t *testing.T) {
+	p := NewParser([]string{"b"})
+	for _, c := range []struct {
+		page string
+		want int
+	}{{"# TYPE a gauge\na 1\nb 2\nc_bucket{le=\"1\"} 3\n", 2}, {"b 2\n", 0}} {
+		p.Parse([]byte(c.page))
+		if p.Others() != c.want {
+			t.Errorf("%d others on %q, want %d", p.Others(), c.page, c.want)
+		}
 	}
 }
 
@@ -143,31 +169,50 @@ func FuzzParse(f *testing.F) {
 }
 
 func TestParseLoad(t *testing.T) {
-	two, three := 2.0, 3.0
+	two, three, half := 2.0, 3.0, 0.5
 	for _, c := range []struct {
 		name, body string
 		at         LoadPointers
-		want       *Load
+		want       *Load // nil: an error
 	}{
-		{"by index", `{"loads":[{"run":2,"wait":3}]}`, LoadPointers{"/loads/0/run", "/loads/0/wait"}, &Load{&two, &three}},
-		{"over all ranks", `{"loads":[{"run":1},{"run":1}]}`, LoadPointers{Running: "/loads/*/run"}, &Load{Running: &two}},
+		{"by index", `{"loads":[{"run":2,"wait":3}]}`, LoadPointers{Running: "/loads/0/run", Waiting: "/loads/0/wait"}, &Load{Running: &two, Waiting: &three}},
+		{"over all ranks", `{"loads":[{"run":1,"use":0.2},{"run":1,"use":0.8}]}`, LoadPointers{Running: "/loads/*/run", KVUsage: "/loads/*/use"}, &Load{Running: &two, KVUsage: &half}},
+		{"in one number", `{"server_load":3}`, LoadPointers{InFlight: "/server_load"}, &Load{InFlight: &three}},
 		{"escaped names", `{"a/b":{"c~d":3}}`, LoadPointers{Waiting: "/a~1b/c~0d"}, &Load{Waiting: &three}},
-		{"not there", `{"loads":[]}`, LoadPointers{"/loads/0/run", "/loads/*/wait"}, &Load{}},
-		{"not a number", `{"run":"2","wait":-1}`, LoadPointers{"/run", "/wait"}, &Load{}},
-		{"no pointers", `[]`, LoadPointers{}, &Load{}},
+		{"one of two", `{"loads":[{"run":2}]}`, LoadPointers{Running: "/loads/*/run", Waiting: "/loads/*/wait"}, &Load{Running: &two}},
+		{"not in all ranks", `{"loads":[{"run":2},{}]}`, LoadPointers{Running: "/loads/*/run"}, nil},
+		{"not there", `{"loads":[]}`, LoadPointers{Running: "/loads/0/run", Waiting: "/loads/*/wait"}, nil},
+		{"not a number", `{"run":"2","wait":-1}`, LoadPointers{Running: "/run", Waiting: "/wait"}, nil},
+		{"too large to add", `{"loads":[{"run":1e308},{"run":1e308}]}`, LoadPointers{Running: "/loads/*/run"}, nil},
+		{"not JSON", `<html>`, LoadPointers{Running: "/run"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := ParseLoad([]byte(c.body), c.at)
-			if err != nil {
-				t.Fatal(err)
+			if (err != nil) != (c.want == nil) {
+				t.Fatalf("load %+v, error %v", got, err)
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("load (-want +got):\n%s", diff)
 			}
 		})
 	}
-	if _, err := ParseLoad([]byte("<html>"), LoadPointers{}); err == nil {
-		t.Error("a page that is no JSON was accepted")
+}
+
+func TestRequests(t *testing.T) {
+	two, nine := 2.0, 9.0
+	for _, c := range []struct {
+		load *Load
+		want float64
+		told bool
+	}{
+		{nil, 0, false},
+		{&Load{KVUsage: &two}, 0, false},
+		{&Load{Running: &two, Waiting: &two}, 4, true},
+		{&Load{Running: &two, InFlight: &nine}, 9, true},
+	} {
+		if n, told := c.load.Requests(); n != c.want || told != c.told {
+			t.Errorf("%+v: %v requests, told %v", c.load, n, told)
+		}
 	}
 }
 
