@@ -50,9 +50,10 @@ need-gcc:
 	@command -v gcc >/dev/null || { echo "gcc is missing (the race detector and the GPU reader need it): install it, on Debian with 'apt-get install gcc libc6-dev'." >&2; exit 1; }
 
 .PHONY: test
-test: need-go need-gcc ## all tests with the race detector, the fleet simulation with planted bugs, the process tests
+test: need-go need-gcc ## all tests with the race detector, the fleet simulation with planted bugs, history against Prometheus' own storage, the process tests
 	go test -race -tags $(TAGS) $$(go list ./... | grep -v /test/e2e)
 	go test -tags $(TAGS),mutants -count=1 ./test/sim/ ./agent/probation ./controlplane/fsm ./controlplane/rollout
+	cd test/tsdbdiff && go test -count=1 ./...
 	$(MAKE) --no-print-directory e2e
 
 .PHONY: e2e
@@ -104,6 +105,7 @@ lint: tools ## gofumpt, vet, staticcheck, errorlint, buf lint and breaking
 	go vet -tags $(TAGS),mutants ./pkg/mutant ./test/sim
 	go vet -tags $(TAGS),failpoint ./agent/...
 	$(TOOLBIN)/staticcheck -tags $(TAGS) ./...
+	cd test/tsdbdiff && go vet ./... && $(TOOLBIN)/staticcheck ./...
 	$(TOOLBIN)/errorlint ./...
 	cd proto && $(TOOLBIN)/buf lint && $(TOOLBIN)/buf breaking --against released.binpb
 
