@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/optiinfra/performance-agent/pkg/des"
 )
@@ -51,20 +52,15 @@ func FromRequests(cfg des.Config, requests []Request) (*Calibration, error) {
 	return best, nil
 }
 
-// shows are the ways in which an engine may show tokens: SGLang's overlapped scheduler handles what a
-// step gave after it has launched the next one, which on some hardware means after that one has run.
-func shows(cfg des.Config) []bool {
-	if cfg.Dialect == des.SGLang {
-		return []bool{false, true}
-	}
-	return []bool{false}
-}
-
 func fromRequests(cfg des.Config, requests []Request, lagged bool) (*Calibration, error) {
 	c := &Calibration{lagged: lagged}
+	spans := requests
+	if lagged {
+		spans = computed(requests)
+	}
 	cached := make([]int, len(requests))
 	for range 2 { // what the prefix cache saved is known once a law is
-		obs := intervals(cfg, requests, cached, lagged)
+		obs := intervals(cfg, spans, cached)
 		if len(obs) < leastRequests {
 			return nil, fmt.Errorf("%w: %d spans between tokens, need %d", ErrTooLittle, len(obs), leastRequests)
 		}
@@ -165,6 +161,9 @@ func (p *pace) StepSeconds(s des.StepShape) float64 {
 	}
 	return t
 }
+
+// Front is the time that a request spends outside the scheduler: from the client, and back.
+func (c *Calibration) Front() time.Duration { return time.Duration(c.front * float64(time.Second)) }
 
 // Law is the most likely one.
 func (c *Calibration) Law() Law {

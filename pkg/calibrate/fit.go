@@ -1,8 +1,10 @@
 package calibrate
 
 import (
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // matrix of the terms, symmetric where it is a precision.
@@ -12,27 +14,33 @@ type matrix [terms][terms]float64
 type posterior struct {
 	mean      features
 	precision matrix
-	noise     float64 // standard deviation of the relative error of one step
+	noise     float64 // standard deviation of the relative error of one step within a moment
+	drift     float64 // and of the moments
 	miss      float64 // mean relative error of a step, outliers cut
 	bias      float64 // factor by which steps take longer on average than in the median
 }
 
 const (
-	fitRounds    = 8
+	fitRounds    = 12
 	solveSweeps  = 400
 	errorFloor   = .02 // relative errors below it weigh alike
 	firstNoise   = .1
 	leastNoise   = .005
+	firstDrift   = .05
+	leastDrift   = .01
 	worstOutlier = 4 // a span this many times as long as expected is a stall, not a step
 )
 
 // fit is a regression on relative errors, L1 by iterative reweighting, with prior as pseudo-observations.
+// A machine's pace wanders from one moment to the next, so that the steps of a moment are off together:
+// what they have in common tells of the machine, what differs among them of the law.
 func fit(obs []observation, p prior) posterior {
 	theta := p.mean
 	theta[termStep] = initialStep(obs)
-	post := posterior{noise: firstNoise}
+	post := posterior{noise: firstNoise, drift: firstDrift}
+	pace := map[int]float64{}
 	for range fitRounds {
-		a, q := normal(obs, theta)
+		a, q := normal(obs, theta, pace, post)
 		for i := range terms {
 			k := post.noise * post.noise / (p.sd[i] * p.sd[i])
 			a[i][i] += k
@@ -40,7 +48,7 @@ func fit(obs []observation, p prior) posterior {
 		}
 		theta = solve(a, q, theta)
 		post.precision = a
-		post.noise, post.miss, post.bias = residuals(obs, theta)
+		post.residuals(obs, theta, pace)
 	}
 	post.mean = theta
 	for i := range terms {
@@ -60,16 +68,43 @@ func initialStep(obs []observation) float64 {
 	return median(per)
 }
 
-func normal(obs []observation, theta features) (a matrix, q features) {
+// common is what the observations of one moment share: their weight, and sums of the relative features
+// and of the relative seconds by it.
+type common struct {
+	weight, seconds float64
+	x               features
+}
+
+// normal equations of the relative errors, with a random effect for each moment.
+func normal(obs []observation, theta features, pace map[int]float64, post posterior) (a matrix, q features) {
+	moments := map[int]*common{}
 	for _, o := range obs {
 		expected := max(o.x.dot(theta), 1e-9)
-		miss := math.Abs(o.seconds/expected - 1)
-		w := o.weight * o.steps / (expected * expected) * errorFloor / max(miss, errorFloor)
+		miss := math.Abs(o.seconds/expected - 1 - pace[o.moment])
+		w := o.weight * o.steps * errorFloor / max(miss, errorFloor)
+		c := moments[o.moment]
+		if c == nil {
+			c = &common{}
+			moments[o.moment] = c
+		}
+		c.weight += w
+		c.seconds += w * o.seconds / expected
+		for i := range terms {
+			c.x[i] += w * o.x[i] / expected
+			for j := range terms {
+				a[i][j] += w * o.x[i] * o.x[j] / (expected * expected)
+			}
+			q[i] += w * o.x[i] * o.seconds / (expected * expected)
+		}
+	}
+	known := post.noise * post.noise / (post.drift * post.drift)
+	for _, m := range slices.Sorted(maps.Keys(moments)) {
+		c := moments[m]
 		for i := range terms {
 			for j := range terms {
-				a[i][j] += w * o.x[i] * o.x[j]
+				a[i][j] -= c.x[i] * c.x[j] / (known + c.weight)
 			}
-			q[i] += w * o.x[i] * o.seconds
+			q[i] -= c.x[i] * c.seconds / (known + c.weight)
 		}
 	}
 	return a, q
@@ -94,23 +129,42 @@ func solve(a matrix, q, theta features) features {
 	return theta
 }
 
-// residuals are the spread of relative errors around their median, and the mean of what the median
-// leaves out: rare long steps that a queue feels all the same.
-func residuals(obs []observation, theta features) (noise, miss, bias float64) {
-	var misses []float64
+// residuals finds each moment's pace, the spread of the relative errors around it, that of the moments,
+// and the mean of what the median leaves out: rare long steps that a queue feels all the same.
+func (p *posterior) residuals(obs []observation, theta features, pace map[int]float64) {
+	relative := map[int][]float64{}
+	for _, o := range obs {
+		relative[o.moment] = append(relative[o.moment], o.seconds/max(o.x.dot(theta), 1e-9)-1)
+	}
+	clear(pace)
+	var paces, misses []float64
+	for m, r := range relative {
+		n := float64(len(r)) * p.drift * p.drift / (p.noise * p.noise)
+		pace[m] = median(r) * n / (1 + n)
+		if len(r) >= leastShared {
+			paces = append(paces, math.Abs(median(r)))
+		}
+	}
 	var seen, expected float64
+	p.miss = 0
 	for _, o := range obs {
 		e := o.x.dot(theta)
 		off := math.Abs(o.seconds/e - 1)
-		misses = append(misses, off*math.Sqrt(o.steps))
-		miss += min(off, 1) / float64(len(obs))
+		misses = append(misses, math.Abs(o.seconds/e-1-pace[o.moment])*math.Sqrt(o.steps))
+		p.miss += min(off, 1) / float64(len(obs))
 		if o.seconds < worstOutlier*e {
 			seen += o.weight * o.seconds
 			expected += o.weight * e
 		}
 	}
-	return max(1.4826*median(misses), leastNoise), miss, seen / expected
+	p.noise, p.bias = max(spreadOf*median(misses), leastNoise), seen/expected
+	p.drift = max(spreadOf*median(paces), leastDrift)
 }
+
+const (
+	spreadOf    = 1.4826 // standard deviation of a normal distribution by its median absolute value
+	leastShared = 10     // observations that tell a moment's pace
+)
 
 // draw takes one set of coefficients from the posterior by Gibbs sampling.
 func (p posterior) draw(rng *rand.Rand) features {

@@ -13,13 +13,13 @@ type observation struct {
 	x       features
 	seconds float64
 	steps   float64 // decode steps within
+	moment  int     // in which of the observation's moments it ends, momentSeconds each
 	weight  float64 // 1 for a span of its own; less where others saw the same steps
 }
 
 // record is the part of a request's life that observations are made of, in seconds.
 type record struct {
 	first, end float64
-	done       float64 // end of the step that computed its prompt
 	fresh      float64 // prompt tokens computed
 	cached     float64
 	prompt     float64
@@ -29,21 +29,16 @@ type record struct {
 
 // intervals turns records of requests into observations: every gap between two tokens of a request is a
 // step, and what shared that step is known from all the others' records. A request without gaps is one
-// long span. cached are the prompt tokens that needed no computing. lagged says that the engine shows
-// what a step gave when the step after it has run.
-func intervals(cfg des.Config, requests []Request, cached []int, lagged bool) (out []observation) {
+// long span. cached are the prompt tokens that needed no computing.
+func intervals(cfg des.Config, requests []Request, cached []int) (out []observation) {
 	typical, mixed := typicalGaps(requests)
-	slack := typical / 4
+	slack := typical / slackSteps
 	shown := moments(requests)
 	past := history{shown: distinct(shown, slack), slack: slack}
 	records := make([]record, len(requests))
 	for i, r := range requests {
 		c := record{first: r.FirstToken.Seconds(), end: r.End.Seconds(), prompt: float64(r.PromptTokens), cached: float64(cached[i])}
 		c.fresh = c.prompt - c.cached
-		c.done = c.first
-		if lagged {
-			c.done = before(shown, c.first-slack, typical)
-		}
 		if d := c.end - c.first; d > 0 {
 			c.rate = float64(r.OutputTokens-1) / d
 		}
@@ -51,19 +46,19 @@ func intervals(cfg des.Config, requests []Request, cached []int, lagged bool) (o
 			c.span = chunks * mixed
 		}
 		records[i] = c
-		past.prompts = append(past.prompts, c.done)
+		past.prompts = append(past.prompts, c.first)
 	}
 	slices.Sort(past.prompts)
 	for _, r := range requests {
 		at := r.FirstToken.Seconds()
 		if len(r.Gaps) == 0 && r.OutputTokens > 1 {
-			o := observe(cfg, lagged, records, at, r.End.Seconds(), float64(r.OutputTokens-1), slack)
+			o := observe(cfg, records, at, r.End.Seconds(), float64(r.OutputTokens-1), slack)
 			o.x[termAfter] = past.settledWithin(at, r.End.Seconds(), o.steps)
 			out = append(out, o)
 		}
 		for _, gap := range r.Gaps {
 			if gap > 0 {
-				o := observe(cfg, lagged, records, at, at+gap.Seconds(), 1, slack)
+				o := observe(cfg, records, at, at+gap.Seconds(), 1, slack)
 				if o.x[termPrefill] == 0 {
 					o.x[termAfter] = settled(past.after(at))
 				}
@@ -76,9 +71,9 @@ func intervals(cfg des.Config, requests []Request, cached []int, lagged bool) (o
 }
 
 // observe describes the work between from and to, in which that many decode steps ended.
-func observe(cfg des.Config, lagged bool, records []record, from, to, steps, slack float64) observation {
-	o := observation{seconds: to - from, steps: steps}
-	var prompts, firsts []float64
+func observe(cfg des.Config, records []record, from, to, steps, slack float64) observation {
+	o := observation{seconds: to - from, steps: steps, moment: int(to / momentSeconds)}
+	var prompts []float64
 	var decoding, context float64
 	for _, r := range records {
 		begin, end := max(r.first, from), min(r.end, to)
@@ -91,22 +86,13 @@ func observe(cfg des.Config, lagged bool, records []record, from, to, steps, sla
 		}
 		if share := r.promptShare(from+slack, to+slack); share > 0 {
 			o.x.prompt(r.fresh, r.cached, share)
-			prompts = append(prompts, min(r.done, to))
-		}
-		if r.first > from+slack && r.first <= to-slack {
-			firsts = append(firsts, r.first)
+			prompts = append(prompts, min(r.first, to))
 		}
 	}
 	o.x[termPrefill] = float64(len(distinct(prompts, slack)))
-	switch {
-	case lagged && steps == 1: // a first token is shown after a step that decodes, a prompt takes one that does not
-		steps += float64(len(distinct(firsts, slack)))
-		o.x[termStep] = steps
-		steps = max(steps-o.x[termPrefill], 0)
-	case cfg.Dialect == des.SGLang: // prompts are computed in steps of their own
-		o.x[termStep] = steps + o.x[termPrefill]
-	default:
-		o.x[termStep] = steps
+	o.x[termStep] = steps
+	if cfg.Dialect == des.SGLang { // prompts are computed in steps of their own
+		o.x[termStep] += o.x[termPrefill]
 	}
 	o.x[termDecode] = steps * decoding
 	o.x[termContext] = steps * context / 1e3
@@ -117,12 +103,12 @@ func observe(cfg des.Config, lagged bool, records []record, from, to, steps, sla
 // promptShare is the part of a prompt that was computed in steps that end between from and to.
 func (r record) promptShare(from, to float64) float64 {
 	if r.span == 0 {
-		if r.done > from && r.done <= to {
+		if r.first > from && r.first <= to {
 			return 1
 		}
 		return 0
 	}
-	return max(min(r.done, to)-max(r.done-r.span, from), 0) / r.span
+	return max(min(r.first, to)-max(r.first-r.span, from), 0) / r.span
 }
 
 // moments are the times, in seconds and in order, at which the engine showed tokens.
@@ -139,16 +125,11 @@ func moments(requests []Request) (at []float64) {
 	return at
 }
 
-// before is the last of the moments before t, or t less a typical step when the engine was quiet.
-func before(moments []float64, t, typical float64) float64 {
-	i, _ := slices.BinarySearch(moments, t)
-	if i > 0 && t-moments[i-1] < quietSteps*typical {
-		return moments[i-1]
-	}
-	return t - typical
-}
+// momentSeconds is a time in which a machine's pace is taken for one.
+const momentSeconds = 2
 
-const quietSteps = 10
+// slackSteps is in how many parts of a step moments are the same.
+const slackSteps = 4
 
 // distinct are the times in order, those within slack of the one before being one.
 func distinct(times []float64, slack float64) (out []float64) {

@@ -21,12 +21,6 @@ type outcome struct {
 // replay simulates trace with a law and a time outside the scheduler; the seed is of the steps' noise.
 func (c *Calibration) replay(cfg des.Config, trace []workload.Request, law Law, front float64, seed uint64) ([]outcome, error) {
 	cfg.StepNoise = c.post.noise
-	if c.lagged { // a finished sequence is found out when it has taken part in one step more
-		trace = slices.Clone(trace)
-		for i := range trace {
-			trace[i].OutputTokens++
-		}
-	}
 	ends := map[time.Duration]time.Duration{} // of steps, by their start
 	r, err := des.Run([]*des.Engine{des.New(cfg, law.Cost(), seed)}, trace, des.Options{OnStep: func(_ int, start time.Duration, s des.Step) {
 		if c.lagged {
@@ -41,16 +35,15 @@ func (c *Calibration) replay(cfg des.Config, trace []workload.Request, law Law, 
 		if !o.Done() {
 			return nil, fmt.Errorf("request %d is not served: %w", i, o.Err)
 		}
-		first := o.FirstToken
-		if later, ok := ends[first]; ok {
-			first = later
+		first, end := o.FirstToken, o.End
+		for _, t := range []*time.Duration{&first, &end} {
+			if later, ok := ends[*t]; ok {
+				*t = later
+			}
 		}
 		out[i] = outcome{
-			arrival: o.Arrival.Seconds(), first: first.Seconds() + front, end: o.End.Seconds() + front,
+			arrival: o.Arrival.Seconds(), first: first.Seconds() + front, end: end.Seconds() + front,
 			queued: o.Queued.Seconds(), cached: o.Cached, tokens: o.Tokens,
-		}
-		if c.lagged {
-			out[i].tokens--
 		}
 	}
 	return out, nil

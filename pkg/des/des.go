@@ -150,6 +150,7 @@ type Engine struct {
 	running []*sequence // in order of admission
 	byID    map[uint64]*sequence
 	stats   Stats
+	ended   int           // sequences that the last step finished
 	now     time.Duration // start of the current step
 	out     Step          // reused
 }
@@ -252,6 +253,7 @@ func (e *Engine) Step(now time.Duration) Step {
 	}
 	e.now = now
 	batch := e.policy.schedule()
+	e.ended = 0
 	if len(batch) == 0 {
 		e.out.Idle = true
 		return e.out
@@ -317,6 +319,7 @@ func (e *Engine) retire(s *sequence) {
 	e.policy.forget(s)
 	e.pool.release(&s.holding, e.cfg.PrefixCaching)
 	delete(e.byID, s.req.ID)
+	e.ended++
 	e.stats.Finished++
 }
 

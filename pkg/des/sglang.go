@@ -15,8 +15,10 @@ const (
 // computes prompts only; otherwise every running sequence decodes. A prompt may enter when the cache has
 // room for it, its whole new-token limit, and the running sequences' limits times the new-token ratio.
 // When decoding runs out of blocks, sequences with the fewest generated tokens are retracted to the end
-// of the queue and the ratio rises. The radix tree works on pages of BlockSize tokens here; the real
-// default is one token, which small blocks approximate.
+// of the queue and the ratio rises. With AsyncScheduling, its overlapped loop, what a step gave is looked
+// at when the next one is on its way: finished sequences keep their places for that one, in which they
+// do not decode. The radix tree works on pages of BlockSize tokens here; the real default is one token,
+// which small blocks approximate.
 type sglang struct {
 	*Engine
 	batch           []work
@@ -41,18 +43,27 @@ func (g *sglang) forget(s *sequence) {
 
 func (g *sglang) schedule() []work {
 	g.batch = g.batch[:0]
-	g.prefill()
+	g.prefill(g.held())
 	if len(g.batch) == 0 {
 		g.decode()
 	}
 	if len(g.batch) == 0 {
-		g.prefill() // retraction left nothing but a prompt in progress, and room for it
+		g.prefill(0) // retraction left nothing but a prompt in progress, and room for it
 	}
 	return g.batch
 }
 
-// prefill fills a step with prompts.
-func (g *sglang) prefill() {
+// held are the places that finished sequences still take. When nothing else runs, no step has to pass
+// before their end is noticed.
+func (g *sglang) held() int {
+	if g.cfg.AsyncScheduling && len(g.running) > 0 {
+		return g.ended
+	}
+	return 0
+}
+
+// prefill fills a step with prompts, leaving held places alone.
+func (g *sglang) prefill(held int) {
 	budget := g.cfg.MaxBatchedTokens
 	if !g.cfg.ChunkedPrefill {
 		budget = max(budget, g.cfg.MaxModelLen)
@@ -66,7 +77,7 @@ func (g *sglang) prefill() {
 		budget -= n
 	}
 	room := float64(g.pool.available()*g.pool.size) - g.promised()
-	for len(g.waiting) > 0 && len(g.running) < g.cfg.MaxNumSeqs && budget > 0 && g.chunked == nil {
+	for len(g.waiting) > 0 && len(g.running)+held < g.cfg.MaxNumSeqs && budget > 0 && g.chunked == nil {
 		s := g.waiting[0]
 		hit, idle := g.hit(s)
 		extend := s.length() - hit*g.pool.size

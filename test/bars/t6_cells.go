@@ -52,6 +52,7 @@ const vllmKVTokens = 65536
 // sglangSetting is one of an SGLang with that many running requests and chunks of that many tokens.
 func sglangSetting(name, seqs, chunk string, cfg des.Config, more ...string) setting {
 	cfg.Dialect, cfg.ChunkedPrefill, cfg.MaxModelLen, cfg.KVTokens, cfg.BlockSize = des.SGLang, true, 2048, 65536, 1
+	cfg.AsyncScheduling = true // the overlapped loop is its default
 	flags := append([]string{"--max-running-requests", seqs, "--chunked-prefill-size", chunk}, more...)
 	return setting{name: name, flags: flags, des: cfg}
 }
