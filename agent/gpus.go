@@ -24,6 +24,9 @@ const (
 	gpuOff  = "off"
 )
 
+// hostProc is where containers usually have the host's proc file system, if at all.
+const hostProc = "/host/proc"
+
 // gpuLocal says that the reader runs beside this agent.
 const gpuLocal = "this agent"
 
@@ -83,7 +86,9 @@ func (g *gpus) source(e Engine, engines int) *collect.GPU {
 	if w == nil {
 		return nil
 	}
-	return collect.NewGPU(w, enginePort(e), engines == 1 || e.Launcher != "")
+	return collect.NewGPU(w, collect.GPUOf{
+		Port: enginePort(e), Alone: engines == 1 || e.Launcher != "", Launched: e.Launcher != "", HostProc: hostProc,
+	})
 }
 
 // enginePort is where an engine listens; 0, which nobody does, where its URL does not tell.

@@ -20,29 +20,41 @@ type GPUStatus interface {
 // gpuSilence is how old a record may be to belong to a window: one that came late, and one missed.
 const gpuSilence = 3 * time.Second
 
+// GPUOf says whose GPUs a source tells of.
+type GPUOf struct {
+	// Port of TCP on which the engine listens on this host.
+	Port uint16
+	// Alone: the reader sees no other engine's GPUs, as far as is known.
+	Alone bool
+	// Launched: the reader was started by the engine's launcher, so that what descends from the same
+	// process is the engine.
+	Launched bool
+	// HostProc is where the host's proc file system may be mounted.
+	HostProc string
+}
+
 // GPU is the source that tells what an engine's GPUs do. Which they are is told by the processes on
-// them, where this process can see the engine's; they are remembered while it is restarted. Where no
-// process is seen on any, as in a container of its own process namespace, all GPUs that the reader
-// sees are the engine's if it is the only one here.
+// them; they are remembered while it is restarted. Where no process is known to be the engine's, as
+// with a driver that names processes of a namespace that is not seen, all GPUs that the reader sees
+// are the engine's if it is the only one here, and the only process on each is taken as its own.
 //
 // A record that is missing or old leaves the window without GPU figures, not stale: the window is
 // good without them.
 type GPU struct {
 	watcher GPUStatus
-	port    uint16
-	alone   bool
-	root    string // of the proc file system
+	of      GPUOf
+	view    pidView
 
 	mu     sync.Mutex // guards what follows
-	engine processTree
+	found  bool       // the engine's processes are seen
+	kin    map[int]kin
 	uuids  []string // of the GPUs that hold the engine's processes, as seen last
 	before map[string]gpu.Device
 }
 
-// NewGPU returns the source for the engine that listens on a TCP port of this host. Alone says that
-// the reader sees no other engine's GPUs, as far as is known.
-func NewGPU(w GPUStatus, port uint16, alone bool) *GPU {
-	return &GPU{watcher: w, port: port, alone: alone, root: "/proc", before: map[string]gpu.Device{}}
+// NewGPU returns the source of an engine.
+func NewGPU(w GPUStatus, of GPUOf) *GPU {
+	return &GPU{watcher: w, of: of, view: newPIDView("/proc", of.HostProc), before: map[string]gpu.Device{}}
 }
 
 // Run keeps the list of the engine's processes until ctx ends. It looks only while there are GPUs
@@ -51,18 +63,36 @@ func (g *GPU) Run(ctx context.Context) error {
 	tick := time.NewTicker(hostTree)
 	defer tick.Stop()
 	for {
-		if r := g.watcher.Status().Record; r != nil && slices.ContainsFunc(r.Devices, func(d gpu.Device) bool { return len(d.Processes) > 0 }) {
-			tree, _ := findEngine(g.root, g.port) // none: the GPUs known last stay
-			g.mu.Lock()
-			g.engine = tree
-			g.mu.Unlock()
-		}
+		g.look(g.watcher.Status().Record)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
 	}
+}
+
+// look finds out whose the processes of a record are.
+func (g *GPU) look(r *gpu.Record) {
+	if r == nil || !slices.ContainsFunc(r.Devices, func(d gpu.Device) bool { return len(d.Processes) > 0 }) {
+		return
+	}
+	tree, err := findEngine(g.view.root, g.of.Port) // none: the GPUs known last stay
+	known := g.view.kinOf(tree, r)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.found, g.kin = err == nil, known
+}
+
+// whose a process is.
+func (g *GPU) whose(p gpu.Process) kin {
+	if g.of.Launched && p.Launched != nil {
+		if *p.Launched {
+			return engines
+		}
+		return others
+	}
+	return g.kin[p.PID]
 }
 
 // Drain sets the figures of the newest record.
@@ -84,11 +114,19 @@ func (g *GPU) Drain(w *fleet.Window, now time.Time) *agentv1.Source {
 	}
 	devices, own := g.attribute(status.Record)
 	if len(devices) == 0 {
-		s.Error = "which GPUs are this engine's is not known: none holds a process of it, and there are other engines"
+		s.Error = "which GPUs are this engine's is not known, and there are other engines: " + g.whyNone(status.Record)
 		return s
 	}
 	w.Gauges[fleet.GPUAttributed] = float64(bit(own))
+	held, known, why := g.held(devices, own)
+	if known {
+		w.Gauges[fleet.GPUEngineMemoryBytes] = held
+	}
+	if !own && s.Error == "" {
+		s.Error = "all GPUs that are seen are taken as this engine's: " + g.whyNone(status.Record) + "; " + why
+	}
 	g.fold(w, devices)
+	g.gain(w, devices, status.Record)
 	return s
 }
 
@@ -117,7 +155,7 @@ func (g *GPU) attribute(r *gpu.Record) (devices []gpu.Device, own bool) {
 		g.uuids = append(lost, uuids...)
 	}
 	if len(g.uuids) == 0 {
-		if g.alone {
+		if g.of.Alone {
 			return r.Devices, false
 		}
 		return nil, false
@@ -135,7 +173,7 @@ func (g *GPU) attribute(r *gpu.Record) (devices []gpu.Device, own bool) {
 // members are the engine's processes on a device.
 func (g *GPU) members(d *gpu.Device) (out []gpu.Process) {
 	for _, p := range d.Processes {
-		if slices.Contains(g.engine.members, p.PID) {
+		if g.whose(p) == engines {
 			out = append(out, p)
 		}
 	}
@@ -145,7 +183,6 @@ func (g *GPU) members(d *gpu.Device) (out []gpu.Process) {
 // fold sets what the devices say together.
 func (g *GPU) fold(w *fleet.Window, devices []gpu.Device) {
 	var live []map[string]float64
-	held, known := 0.0, false
 	reasons := map[string]float64{}
 	for i := range devices {
 		d := &devices[i]
@@ -153,11 +190,6 @@ func (g *GPU) fold(w *fleet.Window, devices []gpu.Device) {
 			continue
 		}
 		live = append(live, g.values(d))
-		for _, p := range g.members(d) {
-			if p.MemoryBytes != nil {
-				held, known = held+*p.MemoryBytes, true
-			}
-		}
 		for name, of := range throttles {
 			if slices.ContainsFunc(d.Reasons, func(r string) bool { return slices.Contains(of, r) }) {
 				reasons[name]++
@@ -168,15 +200,11 @@ func (g *GPU) fold(w *fleet.Window, devices []gpu.Device) {
 	for _, f := range gpuGauges {
 		f.set(w.Gauges, live)
 	}
-	if known && finite(held) {
-		w.Gauges[fleet.GPUEngineMemoryBytes] = held
-	}
 	if _, ok := folded(live, plus, gpu.ClockEventReasons); ok {
 		for name := range throttles {
 			w.Gauges[name] = reasons[name] / float64(len(live))
 		}
 	}
-	g.gain(w, devices)
 }
 
 // throttles are the reasons that make each gauge.
@@ -224,8 +252,9 @@ func (g *GPU) instance(d *gpu.Device) *gpu.Instance {
 }
 
 // gain adds what the devices' counters gained since the record before. One that fell was reset with
-// the driver, and its gain is not known.
-func (g *GPU) gain(w *fleet.Window, devices []gpu.Device) {
+// the driver, and its gain is not known. What others' devices gained is passed over too, should they
+// become the engine's.
+func (g *GPU) gain(w *fleet.Window, devices []gpu.Device, r *gpu.Record) {
 	for _, c := range gpuCounters {
 		total, known := 0.0, false
 		for i := range devices {
@@ -248,9 +277,9 @@ func (g *GPU) gain(w *fleet.Window, devices []gpu.Device) {
 			w.Counters[c.name] = total
 		}
 	}
-	for i := range devices {
-		if devices[i].Lost == "" {
-			g.before[devices[i].UUID] = devices[i]
+	for i := range r.Devices {
+		if d := r.Devices[i]; d.Lost == "" {
+			g.before[d.UUID] = d
 		}
 	}
 }

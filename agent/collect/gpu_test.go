@@ -72,9 +72,9 @@ func TestGPUFoldsTwo(t *testing.T) {
 	hot := card("b", 1.25)
 	hot.Reasons = []string{gpu.ReasonIdle, gpu.ReasonThermal, gpu.ReasonPowerCap}
 	hot.Values[gpu.MemoryTemperatureCelsius] = 90 // the other does not tell
-	w, problem := drainGPU(t, NewGPU(newFakeGPUs(time.Second, card("a", 1), hot), 1, true))
-	if problem != "" {
-		t.Error(problem)
+	w, problem := drainGPU(t, NewGPU(newFakeGPUs(time.Second, card("a", 1), hot), GPUOf{Alone: true}))
+	if !strings.Contains(problem, "all GPUs that are seen are taken as this engine's: no process is seen") {
+		t.Errorf("the source says %q of GPUs that it takes as the engine's", problem)
 	}
 	gauges(t, w.Gauges, map[string]float64{
 		fleet.GPUCount: 2, fleet.GPULost: 0, fleet.GPUAttributed: 0, fleet.GPUUtilizationRatio: .9,
@@ -96,7 +96,7 @@ func TestGPUFoldsTwo(t *testing.T) {
 func TestGPUUnknownReasonsAreNoReasons(t *testing.T) {
 	mute := card("a", 1)
 	delete(mute.Values, gpu.ClockEventReasons)
-	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, mute), 1, true))
+	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, mute), GPUOf{Alone: true}))
 	if v, ok := w.Gauges[fleet.GPUThermalThrottledRatio]; ok {
 		t.Errorf("throttled %v, which the driver does not tell", v)
 	}
@@ -106,13 +106,13 @@ func TestGPUSampledPCIeWithoutGPM(t *testing.T) {
 	old := card("a", 1)
 	delete(old.Values, gpu.GPMPCIeSentBytes)
 	old.Values[gpu.PCIeSentBytes] = 7e6
-	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, old), 1, true))
+	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, old), GPUOf{Alone: true}))
 	gauges(t, w.Gauges, map[string]float64{fleet.GPUPCIeSentBytesPerSecond: 7e6})
 }
 
 func TestGPUCountsIncreases(t *testing.T) {
 	f := newFakeGPUs(0, card("a", 1), card("b", 2))
-	g := NewGPU(f, 1, true)
+	g := NewGPU(f, GPUOf{Alone: true})
 	drainGPU(t, g)
 	next := func(energy, heat, replays float64) gpu.Device {
 		d := card("a", 1)
@@ -149,9 +149,9 @@ func TestGPUCountsIncreases(t *testing.T) {
 
 func TestGPULost(t *testing.T) {
 	lost := gpu.Device{UUID: "b", Lost: "gone"}
-	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, card("a", 1), lost), 1, true))
+	w, _ := drainGPU(t, NewGPU(newFakeGPUs(0, card("a", 1), lost), GPUOf{Alone: true}))
 	gauges(t, w.Gauges, map[string]float64{fleet.GPUCount: 1, fleet.GPULost: 1, fleet.GPUPowerWatts: 300})
-	w, _ = drainGPU(t, NewGPU(newFakeGPUs(0, lost), 1, true))
+	w, _ = drainGPU(t, NewGPU(newFakeGPUs(0, lost), GPUOf{Alone: true}))
 	if diff := cmp.Diff(map[string]float64{fleet.GPUAttributed: 0, fleet.GPUCount: 0, fleet.GPULost: 1}, w.Gauges); diff != "" {
 		t.Error(diff)
 	}
@@ -172,7 +172,7 @@ func TestGPUAbsentOrOld(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := fleet.NewWindow("", gpuNow)
-			s := NewGPU(c.f, 1, true).Drain(w, gpuNow)
+			s := NewGPU(c.f, GPUOf{Alone: true}).Drain(w, gpuNow)
 			if !strings.Contains(s.GetError(), c.says) || s.GetAgeMs() != c.age || s.GetStale() {
 				t.Errorf("source %v, want %q and %d ms", s, c.says, c.age)
 			}
@@ -188,7 +188,7 @@ func TestGPUOfEngine(t *testing.T) {
 	l, port := listen(t)
 	worker := child(t, "exec sleep 60")
 	f := newFakeGPUs(0, card("strange", 4, 1), card("front", 1, os.Getpid()), card("worker", 2, worker, 1))
-	g := NewGPU(f, port, false)
+	g := NewGPU(f, GPUOf{Port: port})
 	w, problem := drainGPU(t, g)
 	if len(w.Gauges) != 0 || !strings.Contains(problem, "which GPUs") {
 		t.Errorf("before its processes are known: %v, problem %q", w.Gauges, problem)
@@ -219,6 +219,84 @@ func TestGPUOfEngine(t *testing.T) {
 	}
 }
 
+// TestGPULaunched: what descends from the launcher is the engine, wherever its processes are seen.
+func TestGPULaunched(t *testing.T) {
+	yes, no := true, false
+	mine, strange := card("mine", 1, 17), card("strange", 2, 18)
+	mine.Processes[0].Launched, strange.Processes[0].Launched = &yes, &no
+	f := newFakeGPUs(0, mine, strange)
+	w, problem := drainGPU(t, NewGPU(f, GPUOf{Port: 1, Alone: true, Launched: true}))
+	gauges(t, w.Gauges, map[string]float64{fleet.GPUAttributed: 1, fleet.GPUCount: 1, fleet.GPUPowerWatts: 300, fleet.GPUEngineMemoryBytes: 10e9})
+	if problem != "" {
+		t.Error(problem)
+	}
+	// Beside an agent that started the reader itself it means nothing.
+	w, problem = drainGPU(t, NewGPU(f, GPUOf{Port: 1, Alone: true}))
+	gauges(t, w.Gauges, map[string]float64{fleet.GPUAttributed: 0, fleet.GPUCount: 2})
+	if !strings.Contains(problem, "cannot be seen from here") {
+		t.Errorf("the source says %q", problem)
+	}
+	// The launcher's container may show another's GPU; its process is not the engine's by being alone.
+	f.status.Record = &gpu.Record{Devices: []gpu.Device{strange}}
+	w, problem = drainGPU(t, NewGPU(f, GPUOf{Port: 1, Alone: true, Launched: true}))
+	if v, has := w.Gauges[fleet.GPUEngineMemoryBytes]; has || !strings.Contains(problem, "are others'; its memory is not known") {
+		t.Errorf("memory %v of a stranger, the source says %q", v, problem)
+	}
+}
+
+// TestGPUOnlyProcess: where nobody can tell whose processes are, the only one that computes on each
+// GPU is taken as the engine's, and said to be.
+func TestGPUOnlyProcess(t *testing.T) {
+	const unseen = 1 << 30
+	desktop := card("a", 1, unseen, unseen+1)
+	desktop.Processes[1].Kind = "graphics"
+	silent := card("a", 1, unseen)
+	silent.Processes[0].MemoryBytes = nil
+	for name, c := range map[string]struct {
+		devices []gpu.Device
+		held    float64 // 0: not known
+		says    string
+	}{
+		"one on each":        {[]gpu.Device{card("a", 1, unseen), card("b", 2, unseen+1)}, 30e9, "that of the only process on each"},
+		"one on one":         {[]gpu.Device{card("a", 1, unseen), card("b", 2)}, 10e9, "only process"},
+		"several on one":     {[]gpu.Device{card("a", 1, unseen), card("b", 2, unseen+1, unseen+2)}, 0, "not known"},
+		"besides a desktop":  {[]gpu.Device{desktop}, 10e9, "only process"},
+		"memory is not told": {[]gpu.Device{silent}, 0, "its memory is not known"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, problem := drainGPU(t, NewGPU(newFakeGPUs(0, c.devices...), GPUOf{Port: 1, Alone: true}))
+			gauges(t, w.Gauges, map[string]float64{fleet.GPUAttributed: 0, fleet.GPUCount: float64(len(c.devices))})
+			if held := w.Gauges[fleet.GPUEngineMemoryBytes]; held != c.held || !strings.Contains(problem, c.says) {
+				t.Errorf("memory %v, want %v; the source says %q, want %q", held, c.held, problem, c.says)
+			}
+		})
+	}
+}
+
+// TestGPUMovedEngine: what a GPU's counters gained before the engine used it is not the engine's.
+func TestGPUMovedEngine(t *testing.T) {
+	_, port := listen(t)
+	one, two := card("a", 1, os.Getpid()), card("b", 1)
+	f := newFakeGPUs(0, one, two)
+	g := NewGPU(f, GPUOf{Port: port})
+	energy := func(joules float64, first, second []gpu.Process) float64 {
+		a, b := card("a", 1), card("b", 1)
+		a.Processes, b.Processes = first, second
+		a.Values[gpu.EnergyJoules], b.Values[gpu.EnergyJoules] = joules, joules
+		f.status.Record = &gpu.Record{Devices: []gpu.Device{a, b}}
+		g.look(f.status.Record)
+		w, _ := drainGPU(t, g)
+		return w.Counters[fleet.GPUEnergyJoules]
+	}
+	energy(1000, one.Processes, nil)
+	if got := energy(1100, one.Processes, nil); got != 100 {
+		t.Errorf("gained %v, want 100", got)
+	}
+	if got := energy(1300, nil, one.Processes); got != 200 {
+		t.Errorf("gained %v on the GPU that the engine moved to, want the 200 of this second", got)
+	}
+}
+
 // TestGPUInstance: memory and activity are of the MIG instance that the engine runs in.
 func TestGPUInstance(t *testing.T) {
 	_, port := listen(t)
@@ -237,8 +315,8 @@ func TestGPUInstance(t *testing.T) {
 			five := 5
 			d.Processes[0].GPUInstance, d.Instances = &five, c.instances
 			before := maps.Clone(d.Values)
-			g := NewGPU(newFakeGPUs(0, d), port, true)
-			g.engine, _ = findEngine(g.root, port)
+			g := NewGPU(newFakeGPUs(0, d), GPUOf{Port: port, Alone: true})
+			g.look(g.watcher.Status().Record)
 			w, _ := drainGPU(t, g)
 			gauges(t, w.Gauges, map[string]float64{fleet.GPUMemoryUsedBytes: c.used, fleet.GPUSMActiveRatio: c.used / 10e9, fleet.GPUPowerWatts: 300})
 			if _, ok := w.Gauges[fleet.GPUTensorActiveRatio]; ok {
@@ -257,8 +335,8 @@ func TestGPUOfEngineIsLost(t *testing.T) {
 	_, port := listen(t)
 	a, b, c := card("a", 1, os.Getpid()), card("b", 1, os.Getpid()), card("c", 1, os.Getpid())
 	f := newFakeGPUs(0, a, b, c, card("strange", 1))
-	g := NewGPU(f, port, false)
-	g.engine, _ = findEngine(g.root, port)
+	g := NewGPU(f, GPUOf{Port: port})
+	g.look(g.watcher.Status().Record)
 	w, _ := drainGPU(t, g)
 	gauges(t, w.Gauges, map[string]float64{fleet.GPUCount: 3, fleet.GPULost: 0})
 	for _, devices := range [][]gpu.Device{
@@ -280,8 +358,8 @@ func FuzzGPU(f *testing.F) {
 		[]byte(`{"version":1,"state":"sampling","devices":[{"uuid":"a","values":{"sm_clock_hertz":1e308,"sm_clock_max_hertz":1e-300,"energy_joules_total":1e308},"processes":[{"pid":1,"memory_bytes":1e308},{"pid":1,"memory_bytes":1e308}],"instances":[{"values":{}}]}]}`))
 	f.Fuzz(func(t *testing.T, one, two []byte) {
 		fake := &fakeGPUs{}
-		g := NewGPU(fake, 1, true)
-		g.engine.members = []int{1}
+		g := NewGPU(fake, GPUOf{Alone: true})
+		g.kin = map[int]kin{1: engines}
 		for _, line := range [][]byte{one, two, one} {
 			r, err := gpu.Parse(line)
 			if err != nil || r.State != gpu.Sampling {

@@ -1,6 +1,7 @@
 package gpu_test
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
@@ -52,6 +53,44 @@ func TestLaunched(t *testing.T) {
 	}
 	if own, _ := os.Readlink("/proc/self/ns/pid"); r.PIDNamespace != own || own == "" {
 		t.Errorf("namespace %q, want %q", r.PIDNamespace, own)
+	}
+}
+
+// TestLaunchedInNamespace: the reader in an engine's container, whose process 1 is the launcher.
+func TestLaunchedInNamespace(t *testing.T) {
+	if out, err := exec.Command("unshare", "--pid", "--fork", "--mount-proc", "true").CombinedOutput(); err != nil {
+		t.Skipf("process namespaces need rights that this test does not have: %v: %s", err, out)
+	}
+	m := newMachine(t, allValues)
+	m.set(fmt.Sprintf("compute 2\nmps 0\ncompute_pid0 2\ncompute_pid1 %d\n", os.Getpid()))
+	script := fmt.Sprintf("sleep 60 & test $! = 2 || exit 1; read go | %s -interval 20ms -library %s -child; kill $!", m.reader, m.library)
+	cmd := exec.Command("unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stdin.Close(); _ = cmd.Wait() }) // the reader ends with its standard input
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := gpu.Parse(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if own, _ := os.Readlink("/proc/self/ns/pid"); r.PIDNamespace == "" || r.PIDNamespace == own {
+		t.Errorf("the reader's namespace is %q, this one's %q", r.PIDNamespace, own)
+	}
+	p := r.Devices[0].Processes
+	if len(p) != 2 || p[0].Launched == nil || !*p[0].Launched || p[1].Launched != nil {
+		t.Errorf("processes %+v, want the first launched and the second, of the host, not seen", p)
 	}
 }
 
