@@ -86,6 +86,19 @@ func TestLookup(t *testing.T) {
 			t.Errorf("GPU %q is %q (%v), want %q", product, got, err, want)
 		}
 	}
+	// Products whose names contain a known one's.
+	for _, product := range []string{"NVIDIA L40", "NVIDIA T400 4GB", "NVIDIA GH200 480GB", "NVIDIA GB300", "NVIDIA A10", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA H200 MIG 7g.141gb", "h100-sxm-custom", ""} {
+		if got, _, err := tables.GPU(product); !errors.Is(err, ErrUnknown) {
+			t.Errorf("GPU %q is taken for %q (%v)", product, got, err)
+		}
+	}
+	own, err := Load([]byte(`{gpus: {h100-1g: {match: ["H100 80GB HBM3 MIG 1g.10gb"], bf16_tflops: 141, hbm_gb: 10, hbm_tbps: 0.42}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := own.GPU("NVIDIA H100 80GB HBM3 MIG 1g.10gb"); err != nil || got != "h100-1g" {
+		t.Errorf("an instance that the user described is %q (%v)", got, err)
+	}
 	for path, want := range map[string]string{
 		"meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b", "/models/Qwen3-30B-A3B-FP8": "qwen3-30b-a3b",
 		"deepseek-ai/DeepSeek-R1": "deepseek-v3", "meta-llama/Llama-3.3-70B-Instruct": "llama-3.1-70b",
@@ -94,7 +107,7 @@ func TestLookup(t *testing.T) {
 			t.Errorf("model %q is %q (%v), want %q", path, got, err, want)
 		}
 	}
-	_, _, err := tables.GPU("Voodoo 2")
+	_, _, err = tables.GPU("Voodoo 2")
 	if !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "hbm_tbps") {
 		t.Errorf("an unknown GPU should be refused with the fields to give, got %v", err)
 	}

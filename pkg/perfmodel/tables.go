@@ -126,10 +126,11 @@ func prefixed(prefix string, names []string) []string {
 	return names
 }
 
-// GPU finds an entry by its name or by a product name that contains one of its match strings; the
-// longest match wins.
+// GPU finds an entry by its name or by a product name that contains one of its match strings as
+// whole words; the longest match wins. A MIG instance is another product than the device it is cut
+// from, so only a match string that names it finds it.
 func (t *Tables) GPU(product string) (name string, g GPU, err error) {
-	name = find(t.GPUs, product, func(g GPU) []string { return g.Match })
+	name = find(t.GPUs, product, func(g GPU) []string { return g.Match }, sameProduct)
 	if name == "" {
 		return "", GPU{}, fmt.Errorf("GPU %q: %w; describe it in the table override with %s", product, ErrUnknown, strings.Join(GPU{}.missing(), ", "))
 	}
@@ -138,14 +139,37 @@ func (t *Tables) GPU(product string) (name string, g GPU, err error) {
 
 // Model finds an entry by its name or by a served path that contains one of its match strings.
 func (t *Tables) Model(path string) (name string, m Model, err error) {
-	name = find(t.Models, path, func(m Model) []string { return m.Match })
+	name = find(t.Models, path, func(m Model) []string { return m.Match }, strings.Contains)
 	if name == "" {
 		return "", Model{}, fmt.Errorf("model %q: %w; describe it in the table override with %s", path, ErrUnknown, strings.Join(Model{}.missing(), ", "))
 	}
 	return name, t.Models[name], nil
 }
 
-func find[T any](table map[string]T, wanted string, match func(T) []string) string {
+// sameProduct expects both in lower case.
+func sameProduct(product, match string) bool {
+	const instance = " mig "
+	if strings.Contains(product, instance) && !strings.Contains(match, instance) {
+		return false
+	}
+	wordByte := func(s string, at int) bool {
+		return at >= 0 && at < len(s) && (s[at] >= 'a' && s[at] <= 'z' || s[at] >= '0' && s[at] <= '9')
+	}
+	for from := 0; ; {
+		at := strings.Index(product[from:], match)
+		if at < 0 {
+			return false
+		}
+		at += from
+		if !wordByte(product, at-1) && !wordByte(product, at+len(match)) {
+			return true
+		}
+		from = at + 1
+	}
+}
+
+// find compares in lower case.
+func find[T any](table map[string]T, wanted string, match func(T) []string, is func(wanted, match string) bool) string {
 	wanted = strings.ToLower(wanted)
 	best, length := "", 0
 	for _, name := range slices.Sorted(maps.Keys(table)) {
@@ -153,7 +177,7 @@ func find[T any](table map[string]T, wanted string, match func(T) []string) stri
 			return name
 		}
 		for _, m := range match(table[name]) {
-			if len(m) > length && strings.Contains(wanted, strings.ToLower(m)) {
+			if len(m) > length && is(wanted, strings.ToLower(m)) {
 				best, length = name, len(m)
 			}
 		}
