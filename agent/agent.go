@@ -19,6 +19,7 @@ import (
 	"github.com/optiinfra/performance-agent/agent/probation"
 	"github.com/optiinfra/performance-agent/agent/report"
 	"github.com/optiinfra/performance-agent/pkg/fleet"
+	"github.com/optiinfra/performance-agent/pkg/otlp"
 	"github.com/optiinfra/performance-agent/pkg/version"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 )
@@ -95,8 +96,15 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 		a.wire.close()
 		a.gpus.close()
 	}()
+	metrics := a.registry()
+	export, err := otlp.Start(ctx, metrics, "perf-agent", version.String(), a.log)
+	if err != nil {
+		// These variables are often set for all containers of a pod: not ours alone to die of.
+		a.log.Error("metrics are not exported", "error", err)
+	}
+	defer a.closeExport(context.WithoutCancel(ctx), export)
 	g, ctx := errgroup.WithContext(ctx)
-	server := &http.Server{Handler: a.routes(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	server := &http.Server{Handler: a.routes(metrics), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	g.Go(func() error { return serveUntil(ctx, server, listener) })
 	for _, in := range a.instances {
 		g.Go(func() error { return in.machine.Run(ctx) })
@@ -110,9 +118,18 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 	g.Go(func() error { return a.wire.run(ctx) })
 	g.Go(func() error { return a.collector.Run(ctx) })
 	g.Go(func() error { return a.reporter.Run(ctx) })
-	err := g.Wait()
+	err = g.Wait()
 	a.log.Info("perf-agent ends; engines are left as they are")
 	return err
+}
+
+// closeExport sends the last metrics, unless nobody takes them.
+func (a *agent) closeExport(ctx context.Context, e *otlp.Exporter) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := e.Close(ctx); err != nil {
+		a.log.Warn("the last metrics were not exported", "error", err)
+	}
 }
 
 // serveUntil serves HTTP until ctx ends.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/optiinfra/performance-agent/pkg/fleet"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 )
@@ -205,4 +207,8 @@ func TestNodeAgentAnswersPerEngine(t *testing.T) {
 			strings.Contains(metrics, `perf_agent_serving{engine="0",group="chat"} 1`) &&
 			strings.Contains(metrics, `perf_agent_phase{engine="b",group="chat",phase="idle"} 1`)
 	})
+	problems, err := testutil.GatherAndLint(s.agent.registry())
+	if err != nil || len(problems) > 0 {
+		t.Errorf("promtool check metrics would say: %v, %v", problems, err)
+	}
 }

@@ -13,16 +13,21 @@ import (
 // routes of the sidecar's own server. /ready is the pod's readiness: while an engine is out of
 // rotation it answers 503, and whoever balances sends elsewhere. /live never depends on the engine,
 // which may be down for minutes because we restart it.
-func (a *agent) routes() http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(newExporter(a))
+func (a *agent) routes(metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ready", a.ready)
 	mux.HandleFunc("GET /ready/{engine}", a.readyOne)
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "live") })
 	mux.HandleFunc("GET /status", a.status)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	return mux
+}
+
+// registry of what GET /metrics shows.
+func (a *agent) registry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(newExporter(a))
+	return r
 }
 
 // ready is 200 while every engine is in rotation.

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"net/http"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/optiinfra/performance-agent/controlplane/cluster"
 	"github.com/optiinfra/performance-agent/controlplane/fsm"
@@ -16,11 +13,7 @@ import (
 	"github.com/optiinfra/performance-agent/pkg/version"
 )
 
-// metricsHandler answers GET /metrics: this node, its process, and on the leader every engine.
-func metricsHandler(node *cluster.Node, windows *telemetry.Store, past *history.Head) http.Handler {
-	return promhttp.HandlerFor(registry(node, windows, past), promhttp.HandlerOpts{})
-}
-
+// registry of what GET /metrics shows: this node, its process, and on the leader every engine.
 func registry(node *cluster.Node, windows *telemetry.Store, past *history.Head) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(

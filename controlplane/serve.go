@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -26,6 +27,7 @@ import (
 	"github.com/optiinfra/performance-agent/controlplane/telemetry/history"
 	"github.com/optiinfra/performance-agent/controlplane/telemetry/promapi"
 	"github.com/optiinfra/performance-agent/controlplane/workflow"
+	"github.com/optiinfra/performance-agent/pkg/otlp"
 	"github.com/optiinfra/performance-agent/pkg/perfmodel"
 	"github.com/optiinfra/performance-agent/pkg/version"
 )
@@ -88,6 +90,12 @@ func serve(ctx context.Context, c Config) error {
 	}, node, node, machine, windows, logger)
 	past := history.New(c.History.head())
 	recorder := history.NewRecorder(history.RecorderConfig{File: filepath.Join(c.DataDir, "history.snap")}, past, windows, identifier(machine), logger)
+	metrics := registry(node, windows, past)
+	export, err := otlp.Start(ctx, metrics, "perf-controlplane", version.String(), logger)
+	if err != nil {
+		// These variables are often set for all programs of a machine: not ours alone to die of.
+		logger.Error("metrics are not exported", "error", err)
+	}
 	advice := optimizer.New(optimizer.Config{Span: c.Workflow.Collect}, machine, windows, tables)
 	rollouts := rollout.NewController(rollout.Config{}, machine, rollout.Ports{
 		Log: node, Fleet: hub, Leadership: node, Telemetry: windows, Predictor: advice, Evidence: evidence,
@@ -98,7 +106,7 @@ func serve(ctx context.Context, c Config) error {
 			api.Config{Version: version.String(), NodeID: node.Self().ID, Started: time.Now()},
 			api.Deps{
 				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, Advisor: advisor{advice}, Collector: hub,
-				Metrics: metricsHandler(node, windows, past), PromQL: promapi.New(past, metadata(), version.String(), logger), Logger: logger,
+				Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), PromQL: promapi.New(past, metadata(), version.String(), logger), Logger: logger,
 			},
 		),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -119,6 +127,11 @@ func serve(ctx context.Context, c Config) error {
 	logger.Info("control plane is up", "node", node.Self().ID, "rest", "http://"+rest.Addr().String(), "agents", agents.Addr().String(), "data", c.DataDir)
 
 	err = g.Wait()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := export.Close(grace); err != nil {
+		logger.Warn("the last metrics were not exported", "error", err)
+	}
 	// Raft last: the loops above may still be handing in what they have.
 	return errors.Join(ignoreCancel(err), node.Close())
 }
