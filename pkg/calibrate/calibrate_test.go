@@ -5,50 +5,9 @@ import (
 	"errors"
 	"math"
 	"testing"
-	"time"
 
 	"github.com/optiinfra/performance-agent/pkg/des"
-	"github.com/optiinfra/performance-agent/pkg/workload"
 )
-
-// hidden is the step time of a made-up engine, which no calibration is told.
-type hidden struct{ step, sequence, token, context float64 }
-
-// StepSeconds implements des.Cost.
-func (h hidden) StepSeconds(s des.StepShape) float64 {
-	t := h.step + h.sequence*float64(s.Decoding) + h.context*float64(s.ContextTokens)/1e3
-	for _, c := range s.Chunks {
-		t += h.token * float64(c.New)
-	}
-	return t
-}
-
-// outside is the time that the made-up engine's requests spend before and after it.
-const outside = 8 * time.Millisecond
-
-func traffic(t *testing.T, rate float64, count int, seed uint64) []workload.Request {
-	t.Helper()
-	between := func(low, high float64) workload.Quantiles {
-		return workload.Quantiles{{P: 0, Tokens: low}, {P: 1, Tokens: high}}
-	}
-	trace, err := workload.Generate(workload.Spec{
-		Arrivals: workload.Arrivals{Rate: rate, CV: 1.5}, Prompt: between(16, 400), Output: between(8, 64), Count: count,
-	}, seed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return trace
-}
-
-func config(seqs int) des.Config {
-	return des.Config{MaxNumSeqs: seqs, MaxBatchedTokens: 2048, ChunkedPrefill: true, MaxModelLen: 2048, KVTokens: 1 << 16}
-}
-
-var engines = map[string]hidden{
-	"steps cost most":   {step: 0.010, sequence: 0.0004, token: 0.00010, context: 0.0002},
-	"prompts cost most": {step: 0.004, sequence: 0.0002, token: 0.00035, context: 0.0001},
-	"a fast one":        {step: 0.002, sequence: 0.00005, token: 0.00002, context: 0.00005},
-}
 
 // TestTransfer calibrates on 75 requests at four sequences and predicts other limits and loads of
 // engines that it was told nothing of.

@@ -186,6 +186,24 @@ func TestSchedules(t *testing.T) {
 			},
 		},
 		{
+			name: "SGLang's overlapped loop finds out a step late that a place is free",
+			cfg:  Config{Dialect: SGLang, MaxNumSeqs: 2, ChunkedPrefill: true, BlockSize: 1, KVTokens: 1000, AsyncScheduling: true},
+			requests: []Request{
+				{ID: 1, PromptTokens: 6, OutputTokens: 2},
+				{ID: 2, PromptTokens: 4, OutputTokens: 4},
+				{ID: 3, PromptTokens: 5, OutputTokens: 2},
+				{ID: 4, PromptTokens: 7, OutputTokens: 1},
+			},
+			want: []string{
+				"decode 0, chunks [{6 0} {4 0}]: 1#1 2#1",
+				"decode 2, chunks []: 1#2 done 2#2",
+				"decode 1, chunks []: 2#3",
+				"decode 0, chunks [{5 0}]: 3#1",
+				"decode 2, chunks []: 2#4 done 3#2 done",
+				"decode 0, chunks [{7 0}]: 4#1 done",
+			},
+		},
+		{
 			name: "SGLang admits on a share of the limits and retracts when that was too little",
 			cfg:  Config{Dialect: SGLang, ChunkedPrefill: true, BlockSize: 1, KVTokens: 20, Conservativeness: .1},
 			requests: []Request{

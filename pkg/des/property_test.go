@@ -40,6 +40,7 @@ func drawConfig(t *rapid.T) Config {
 		ReserveFullPrompt:    rapid.Bool().Draw(t, "reserve"),
 		Conservativeness:     rapid.SampledFrom([]float64{.1, 1}).Draw(t, "conservativeness"),
 		WaitingServedRatio:   rapid.SampledFrom([]float64{0, 1.2}).Draw(t, "ratio"),
+		AsyncScheduling:      rapid.Bool().Draw(t, "async"),
 	}
 }
 
