@@ -31,7 +31,7 @@ func TestMetricsPassPromlint(t *testing.T) {
 
 	windows := telemetry.New(telemetry.Config{})
 	now := time.Now()
-	w := fleet.NewWindow("agent/0", now.Truncate(10*time.Second).Add(-time.Minute))
+	w := fleet.NewWindow("agent/0", now.Truncate(10*time.Second).Add(-10*time.Second))
 	w.Counters[fleet.RequestsFinished], w.Gauges[fleet.GPUCount] = 3, 1
 	if err := windows.Add(w); err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestMetricsPassPromlint(t *testing.T) {
 	recorder := history.NewRecorder(history.RecorderConfig{Now: func() time.Time { return now }}, past, windows,
 		func(string) (history.Identity, bool) { return history.Identity{Group: "g"}, true }, slog.New(slog.DiscardHandler))
 	recorder.Record()
-	now = now.Add(time.Minute)
+	now = now.Add(35 * time.Second)
 	recorder.Record()
 
 	r := registry(node, windows, past)
