@@ -137,12 +137,15 @@ func (p *posterior) residuals(obs []observation, theta features, pace map[int]fl
 		relative[o.moment] = append(relative[o.moment], o.seconds/max(o.x.dot(theta), 1e-9)-1)
 	}
 	clear(pace)
-	var paces, misses []float64
-	for m, r := range relative {
+	var misses []float64
+	var square, known float64
+	for _, m := range slices.Sorted(maps.Keys(relative)) {
+		r := relative[m]
 		n := float64(len(r)) * p.drift * p.drift / (p.noise * p.noise)
 		pace[m] = median(r) * n / (1 + n)
 		if len(r) >= leastShared {
-			paces = append(paces, math.Abs(median(r)))
+			square += median(r) * median(r)
+			known++
 		}
 	}
 	var seen, expected float64
@@ -158,7 +161,7 @@ func (p *posterior) residuals(obs []observation, theta features, pace map[int]fl
 		}
 	}
 	p.noise, p.bias = max(spreadOf*median(misses), leastNoise), seen/expected
-	p.drift = max(spreadOf*median(paces), leastDrift)
+	p.drift = max(math.Sqrt(square/max(known, 1)), leastDrift)
 }
 
 const (

@@ -136,9 +136,38 @@ func printTransfer(out io.Writer, kind engine.Kind, cells []cell) {
 		fmt.Fprintf(out, "BAR %s value=%.1f unit=percent target<=%.0f of=%s median_over_cells=%d real=%s\n", id, medians[i], transferTargets[i], name, len(other), real)
 	}
 	fmt.Fprintf(out, "BAR T7.d value=%.0f unit=percent target=85..95 of=covered predictions=%d real=%s\n", covered, len(other)*len(figureNames), real)
+	level, rest := commonLevel(other)
+	fmt.Fprintf(out, "BAR T6.d.level value=%+.1f unit=percent of=tpot_mean_common_to_all_cells rest=%.1f%% cells=%d real=%s\n", 100*level, 100*rest, len(other), real)
 	medians, covered = summarizeCells(same)
 	fmt.Fprintf(out, "BAR T6.d.same_configuration value=%.1f unit=percent of=ttft_mean ttft_p99=%.1f tpot_mean=%.1f e2e_mean=%.1f covered=%.0f%% cells=%d real=%s\n",
 		medians[0], medians[1], medians[2], medians[3], covered, len(same), real)
+}
+
+// commonLevel is by how much a typical cell's TPOT is off, with its sign, and the median of what the
+// cells are off it: the one is the pace of the machine in the calibration's minute against that of the
+// others, the other is the model's.
+func commonLevel(cells []cell) (level, rest float64) {
+	const tpot = 2
+	var all []float64
+	for _, c := range cells {
+		e, _ := c.errors()
+		all = append(all, e[tpot])
+	}
+	level = median(all)
+	for i, e := range all {
+		all[i] = math.Abs((1+e)/(1+level) - 1)
+	}
+	return level, median(all)
+}
+
+// median of values, between the two in the middle where their number is even; it sorts them.
+func median(values []float64) float64 {
+	slices.Sort(values)
+	n := len(values)
+	if n == 0 {
+		return 0
+	}
+	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
 // summarizeCells returns the median absolute errors and the share of intervals that cover, in per cent.
@@ -152,10 +181,7 @@ func summarizeCells(cells []cell) (medians [4]float64, covered float64) {
 		}
 	}
 	for i := range all {
-		slices.Sort(all[i])
-		if n := len(all[i]); n > 0 {
-			medians[i] = (all[i][(n-1)/2] + all[i][n/2]) / 2
-		}
+		medians[i] = median(all[i])
 	}
 	return medians, covered
 }

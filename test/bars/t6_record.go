@@ -61,6 +61,9 @@ func recordStart(ctx context.Context, r engine.Recipe, s setting, dir, name stri
 		if err != nil {
 			return fmt.Errorf("%s under %s: %w", name, l.name, err)
 		}
+		if err := ctx.Err(); err != nil { // what was cut is no recording
+			return err
+		}
 		if err := writeRun(runFile(dir, name, l.name), requests); err != nil {
 			return err
 		}
