@@ -151,7 +151,7 @@ func (s *sidecar) sample(now time.Time) (out sidecarSample, err error) {
 	}
 	maps.DeleteFunc(beside, func(_ int, name string) bool { return name != gpuReader })
 	maps.Copy(children, beside)
-	for pid, name := range children {
+	for pid := range children {
 		u, err := usageOf(pid)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // it ended meanwhile; its time is its parent's now
@@ -160,7 +160,7 @@ func (s *sidecar) sample(now time.Time) (out sidecarSample, err error) {
 			return out, err
 		}
 		out.children.add(u)
-		out.programs = append(out.programs, name)
+		out.programs = append(out.programs, programName(pid))
 	}
 	slices.Sort(out.programs)
 	return out, nil
@@ -187,6 +187,7 @@ func (s *sidecar) facts(ctx context.Context) (f sidecarFacts, err error) {
 		} `json:"control_plane"`
 		GPUs []struct {
 			Problem string `json:"problem"`
+			Absent  bool   `json:"absent"`
 		} `json:"gpus"`
 	}
 	err = errors.Join(s.control.Get(ctx, "/metrics/throughput"+query, &rates), s.control.Get(ctx, "/metrics/latency"+query, &latency),
@@ -202,6 +203,9 @@ func (s *sidecar) facts(ctx context.Context) (f sidecarFacts, err error) {
 	}
 	for _, g := range status.GPUs {
 		f.gpu = cmp.Or(g.Problem, "read")
+		if g.Absent {
+			f.gpu = "absent"
+		}
 	}
 	return f, err
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -71,10 +72,16 @@ func (p *programs) write(name, text string) (string, error) {
 
 // close ends what still runs, the newest first, and removes the files.
 func (p *programs) close() error {
-	for i := len(p.started) - 1; i >= 0; i-- {
-		p.started[i].stop()
-	}
+	p.end(slices.Clone(p.started))
 	return os.RemoveAll(p.dir)
+}
+
+// end some of the programs, the newest first; close has nothing to do with them any more.
+func (p *programs) end(some []*program) {
+	for _, c := range slices.Backward(some) {
+		c.stop()
+	}
+	p.started = slices.DeleteFunc(p.started, func(c *program) bool { return slices.Contains(some, c) })
 }
 
 // check reports a program that ended by itself.
@@ -290,4 +297,14 @@ func relation(stat string) (pid, parent int, name string, ok bool) {
 	pid, first := strconv.Atoi(strings.TrimSpace(stat[:open]))
 	parent, second := strconv.Atoi(f[1])
 	return pid, parent, stat[open+1 : end], errors.Join(first, second) == nil
+}
+
+// programName is the program of a process as it was started, "ended" when it has.
+func programName(pid int) string {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return "ended"
+	}
+	first, _, _ := strings.Cut(string(raw), "\x00")
+	return filepath.Base(first)
 }
