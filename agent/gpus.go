@@ -174,12 +174,12 @@ func examineGPUs(ctx context.Context, cfg Config) (out []finding) {
 			continue
 		}
 		seen[from] = true
-		out = append(out, examineGPU(ctx, cfg, e))
+		out = append(out, examineGPU(ctx, cfg, e)...)
 	}
 	return out
 }
 
-func examineGPU(ctx context.Context, cfg Config, e Engine) finding {
+func examineGPU(ctx context.Context, cfg Config, e Engine) []finding {
 	open := gpu.Child(cfg.GPUReader)
 	if e.Launcher != "" {
 		client := launch.Dial(e.Launcher)
@@ -188,14 +188,22 @@ func examineGPU(ctx context.Context, cfg Config, e Engine) finding {
 	}
 	r, err := gpu.Look(ctx, open)
 	if err != nil {
-		return lacks(gpu.Cost, "no GPU is seen from %s: %v", gpuFrom(e), err)
+		return []finding{lacks(gpu.Cost, "no GPU is seen from %s: %v", gpuFrom(e), err)}
 	}
 	var names []string
 	for i := range r.Devices {
 		d := &r.Devices[i]
 		names = append(names, fmt.Sprintf("%d %s (%d metrics, %d unavailable)", d.Index, d.Name, len(d.Values), len(d.Unavailable)))
 	}
-	return works("%d GPUs are seen from %s, driver %s: %s", len(r.Devices), gpuFrom(e), r.Driver, strings.Join(names, ", "))
+	h := nameHardware(e.Hardware, collect.Accelerators(r), hardwareTables())
+	out := []finding{
+		works("%d GPUs are seen from %s, driver %s: %s", len(r.Devices), gpuFrom(e), r.Driver, strings.Join(names, ", ")),
+		works("engine %s: hardware is %q; NVML says %s", e.Name, h.Name, h.Seen),
+	}
+	for _, w := range h.Warnings {
+		out = append(out, lacks("", "engine %s: %s", e.Name, w))
+	}
+	return out
 }
 
 // gpuExporter shows GPUs to Prometheus.

@@ -181,7 +181,7 @@ func TestGPUsThroughLauncher(t *testing.T) {
 	}
 	var out bytes.Buffer
 	tell(&out, examineGPUs(t.Context(), cfg))
-	for _, says := range []string{"ok  1 GPUs are seen from this agent, driver 999.1: 0 Fake", "ok  1 GPUs are seen from launcher " + socket} {
+	for _, says := range []string{"ok  1 GPUs are seen from this agent, driver 999.1: 0 Fake", "ok  1 GPUs are seen from launcher " + socket, `ok  engine 0: hardware is "Fake"; NVML says 1 × Fake`} {
 		if !strings.Contains(out.String(), says) {
 			t.Errorf("doctor does not say %q:\n%s", says, out.String())
 		}

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/optiinfra/performance-agent/agent/collect"
 	"github.com/optiinfra/performance-agent/agent/launch"
 	"github.com/optiinfra/performance-agent/agent/probation"
@@ -55,6 +57,10 @@ type instance struct {
 	steps     atomic.Pointer[[]string] // of the engine's start; nil while serving
 	machine   *probation.Machine       // set by open
 	said      once
+
+	// To tell the control plane, and what of it was told, the hardware apart. watch's goroutine alone.
+	info, told   *agentv1.EngineInfo
+	toldHardware string
 }
 
 func newInstance(cfg Engine, agentID string, c Config, all adapters, up upstream, log *slog.Logger) *instance {
@@ -198,6 +204,7 @@ func (in *instance) watch(ctx context.Context) error {
 			in.describe(ctx)
 			last = time.Now()
 		}
+		in.send()
 		in.followStart(ctx)
 		if w := in.source.Status().Warning; in.said.first("metrics", w) && w != "" {
 			in.log.Warn(w)
@@ -268,16 +275,33 @@ func (in *instance) scraper(d *engine.Description) *scrape.Client {
 	return scrape.New(cfg, in.transport)
 }
 
-// tell sends the engine's description up; without one, at least that there is an engine.
+// tell takes the engine's description, to be sent up; without one, at least that there is an engine.
 func (in *instance) tell(d *engine.Description, base map[string]string) {
 	if d == nil && !in.said.first("exists", "") {
 		return
 	}
 	in.said.first("exists", "")
-	in.up.Engine(&agentv1.EngineInfo{
-		InstanceId: in.id, Name: in.cfg.Name, Group: in.cfg.Group, Url: in.cfg.URL, Hardware: in.cfg.Hardware,
+	in.info = &agentv1.EngineInfo{
+		InstanceId: in.id, Name: in.cfg.Name, Group: in.cfg.Group, Url: in.cfg.URL,
 		Description: d, BaseSettings: base, ReadyUrl: in.readyURL,
-	})
+	}
+}
+
+// send sends up what is new. The first time it waits until the hardware is known, for a few seconds
+// at most, so that a replica is not another's for a moment whenever its sidecar starts.
+func (in *instance) send() {
+	h, known := in.hardware()
+	if in.info == nil || !known && in.told == nil {
+		return
+	}
+	in.noticeHardware(h)
+	if in.info == in.told && h.Name == in.toldHardware {
+		return
+	}
+	in.told, in.toldHardware = in.info, h.Name
+	next := proto.CloneOf(in.info)
+	next.Hardware = h.Name
+	in.up.Engine(next)
 }
 
 func orElse(s, otherwise string) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +39,10 @@ type engineStatus struct {
 	Engine   string `json:"engine,omitempty"`
 	Version  string `json:"version,omitempty"`
 	Model    string `json:"model,omitempty"`
-	Serving  bool   `json:"serving"`
+	// Hardware class; Accelerators are what NVML says of it.
+	Hardware     string `json:"hardware,omitempty"`
+	Accelerators string `json:"accelerators,omitempty"`
+	Serving      bool   `json:"serving"`
 	// Reason in words while not serving.
 	Reason string `json:"reason,omitempty"`
 	// Start are the steps that the engine's log shows of its start, while not serving.
@@ -97,15 +101,17 @@ func (a *agent) report() statusReport {
 func (a *agent) engineStatus(in *instance) engineStatus {
 	d, state := in.adapter.described(), in.machine.State()
 	serving, why := in.machine.Serving()
+	hardware, _ := in.hardware()
 	e := engineStatus{
 		Name: in.cfg.Name, Instance: in.id, Group: in.cfg.Group, URL: in.cfg.URL,
 		Engine: d.GetEngine(), Version: d.GetVersion(), Model: d.GetModel(),
+		Hardware: hardware.Name, Accelerators: hardware.Seen,
 		Serving: serving, Reason: why, Phase: phaseName(state.GetPhase()),
 		RunningEpoch: state.GetRunningEpoch(), LKGEpoch: state.GetLkgEpoch(),
 		FailedEpoch: state.GetFailedEpoch(), FailedReason: state.GetFailedReason(),
 		Drained: state.GetDrained(), CutRequests: state.GetCutRequests(),
 		Launcher:       orElse(in.cfg.Launcher, "none: observed only"),
-		MissingSignals: in.source.Status().Missing, Warnings: d.GetWarnings(),
+		MissingSignals: in.source.Status().Missing, Warnings: slices.Concat(d.GetWarnings(), hardware.Warnings),
 	}
 	if !serving {
 		e.Start = in.startSteps()

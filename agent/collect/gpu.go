@@ -50,6 +50,9 @@ type GPU struct {
 	kin    map[int]kin
 	uuids  []string // of the GPUs that hold the engine's processes, as seen last
 	before map[string]gpu.Device
+
+	drained  bool // a record was taken
+	hardware []Accelerator
 }
 
 // NewGPU returns the source of an engine.
@@ -104,6 +107,7 @@ func (g *GPU) Drain(w *fleet.Window, now time.Time) *agentv1.Source {
 	if status.Record == nil {
 		return s
 	}
+	g.drained = true
 	age := max(0, now.Sub(status.Taken))
 	s.AgeMs = age.Milliseconds()
 	if age > gpuSilence {
@@ -113,6 +117,7 @@ func (g *GPU) Drain(w *fleet.Window, now time.Time) *agentv1.Source {
 		return s
 	}
 	devices, own := g.attribute(status.Record)
+	g.identify(devices, own)
 	if len(devices) == 0 {
 		s.Error = "which GPUs are this engine's is not known, and there are other engines: " + g.whyNone(status.Record)
 		return s
