@@ -110,7 +110,7 @@ type Aggregate struct {
 	Windows   int                      // instance-seconds merged
 	Instances map[string]int           // windows by instance
 	Sketches  map[string]*stats.Sketch // by metric
-	Origin    map[string]string        // source of each metric; "mixed" when windows differ
+	Origin    map[string]string        // source of each metric; SourceMixed when windows differ
 	Counters  map[string]float64       // increases over the span
 	Gauges    map[string]Gauge
 	StaleSecs int // instance-seconds with a stale source
@@ -161,7 +161,7 @@ func (a *Aggregate) Add(w *Window) error {
 		a.Counters[k] += v
 	}
 	for k, v := range w.Gauges {
-		a.Gauges[k] = a.Gauges[k].add(v, w.Start)
+		a.AddGauge(k, v, w.Start)
 	}
 	return nil
 }
@@ -174,9 +174,14 @@ func (a *Aggregate) Sketch(metric, source string) *stats.Sketch {
 		s = stats.NewSketch()
 		a.Sketches[metric], a.Origin[metric] = s, source
 	case a.Origin[metric] != source:
-		a.Origin[metric] = "mixed"
+		a.Origin[metric] = SourceMixed
 	}
 	return s
+}
+
+// AddGauge takes one value of a gauge, as of a time.
+func (a *Aggregate) AddGauge(metric string, v float64, at time.Time) {
+	a.Gauges[metric] = a.Gauges[metric].add(v, at)
 }
 
 func (g Gauge) add(v float64, at time.Time) Gauge {
