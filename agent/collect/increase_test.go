@@ -41,7 +41,9 @@ func first(replica int, second float64, below, between, above, sum float64) stri
 		l("0.1"), below, l(fmt.Sprint(second)), below+between, l("+Inf"), below+between+above, series, replica, sum, series, replica, below+between+above)
 }
 
-func firsts(parts ...string) string { return "# TYPE first_seconds histogram\n" + strings.Join(parts, "") }
+func firsts(parts ...string) string {
+	return "# TYPE first_seconds histogram\n" + strings.Join(parts, "")
+}
 
 // step is a page and what it must add.
 type step struct {

@@ -78,7 +78,11 @@ func addGap(gaps []Gap, info SignalInfo, alternatives []*Signal) []Gap {
 	g := &gaps[i]
 	g.Signals = append(g.Signals, info.Name)
 	for _, s := range alternatives {
-		if name := s.GetSeries(); !slices.Contains(g.Series, name) {
+		name := s.GetSeries()
+		if by := s.GetDivideBy(); by != "" {
+			name += " with " + by
+		}
+		if !slices.Contains(g.Series, name) {
 			g.Series = append(g.Series, name)
 		}
 	}

@@ -37,8 +37,8 @@ func (adapter) Describe(ctx context.Context, t *engine.Target) (*engine.Descript
 		Model:           seen.model,
 		Knobs:           knobsFor(t, table),
 		Constraints:     table.Constraints,
-		Signals:         signalsFor(seen.version, t.GetArgv()),
-		Probes:          probes(t, table, effective),
+		Signals:         signalsFor(t.GetArgv(), effective),
+		Probes:          probes(t, table),
 		Failures:        failures,
 		Progress:        progress,
 		Stop:            stop(),
@@ -128,7 +128,7 @@ const tokenProbe = `{"text":"Hello","sampling_params":{"max_new_tokens":4,"tempe
 
 // probes says how to ask this server. Behind an API key only /health and /metrics stay open; the
 // health probe runs a generation of its own, so it then stands for the token probe as well.
-func probes(t *engine.Target, table *engine.Table, effective engine.Settings) *engine.Probes {
+func probes(t *engine.Target, table *engine.Table) *engine.Probes {
 	p := &engine.Probes{HealthPath: "/health", HealthTimeout: durationpb.New(healthTimeout), MetricsPath: "/metrics"}
 	if keyed(t.GetArgv()) {
 		return p
@@ -138,9 +138,10 @@ func probes(t *engine.Target, table *engine.Table, effective engine.Settings) *e
 	if !table.Version.Within("0.5.6", "") {
 		p.VersionPath = "/get_server_info"
 	}
-	if dp := effective["dp_size"]; table.Version.Within("0.5.8", "") && (dp == "" || dp == "1") {
-		p.LoadPath = "/v1/loads" // one entry per data-parallel rank
-		p.LoadRunningPointer, p.LoadWaitingPointer = "/loads/0/num_running_reqs", "/loads/0/num_waiting_reqs"
+	if table.Version.Within("0.5.8", "") {
+		p.LoadPath = "/v1/loads?include=core" // one entry for each data-parallel rank
+		p.LoadRunningPointer, p.LoadWaitingPointer = "/loads/*/num_running_reqs", "/loads/*/num_waiting_reqs"
+		p.LoadKvUsagePointer = "/loads/*/token_usage"
 	}
 	return p
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,10 +83,10 @@ func TestBehindAKey(t *testing.T) {
 
 func TestProbes(t *testing.T) {
 	for _, c := range []struct{ name, version, flags, load, info string }{
-		{name: "new", version: "0.5.23", load: "/v1/loads", info: "/server_info"},
+		{name: "new", version: "0.5.23", load: "/v1/loads?include=core", info: "/server_info"},
 		{name: "before the load endpoint", version: "0.5.6", info: "/server_info"},
 		{name: "old", version: "0.5.2", info: "/get_server_info"},
-		{name: "several replicas", version: "0.5.23", flags: "--dp 2", info: "/server_info"},
+		{name: "several replicas", version: "0.5.23", flags: "--dp 2", load: "/v1/loads?include=core", info: "/server_info"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := describe(t, &engine.Target{Argv: append(usual[:len(usual):len(usual)], strings.Fields(c.flags)...), Version: c.version})
@@ -103,23 +104,39 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// TestFirstRanks: where all schedulers export, the first rank alone counts.
-func TestFirstRanks(t *testing.T) {
+// TestRanks: where all schedulers export, the first rank alone counts; the front process has none.
+func TestRanks(t *testing.T) {
+	all := append(usual[:len(usual):len(usual)], "--enable-metrics-for-all-schedulers")
 	for _, c := range []struct {
 		argv []string
-		want map[string]string
-	}{
-		{argv: usual, want: map[string]string{"pp_rank": "0"}},
-		{argv: append(usual[:len(usual):len(usual)], "--enable-metrics-for-all-schedulers"), want: map[string]string{"pp_rank": "0", "tp_rank": "0"}},
-	} {
-		first := signalsFor(engine.Version{}, c.argv)[0]
-		for name, want := range c.want {
-			if first.GetMatch()[name] != want {
-				t.Errorf("%s is read where %v", first.GetSignal(), first.GetMatch())
+		want string
+	}{{usual, "pp_rank"}, {all, "pp_rank tp_rank moe_ep_rank"}} {
+		for _, s := range signalsFor(c.argv, engine.Settings{"speculative_algorithm": "NGRAM"}) {
+			want := c.want
+			for _, front := range []string{"num_requests", "aborted", "http_", "prompt_tokens", "generation_tokens", "cached_tokens", "time_to_first", "inter_token", "output_token", "e2e"} {
+				if strings.Contains(s.GetSeries(), front) {
+					want = ""
+				}
+			}
+			for _, part := range append([]*engine.Signal{s}, s.GetPlus()...) {
+				if got := strings.Join(part.GetRanks(), " "); got != want {
+					t.Errorf("%s is read with ranks %q, want %q", part.GetSeries(), got, want)
+				}
 			}
 		}
-		if len(first.GetMatch()) != len(c.want) {
-			t.Errorf("%s is read where %v, want %v", first.GetSignal(), first.GetMatch(), c.want)
+	}
+}
+
+// TestSpeculation: its gauges stand at zero without it, which would be read as a failure of it.
+func TestSpeculation(t *testing.T) {
+	for _, c := range []struct {
+		flags string
+		want  bool
+	}{{"", false}, {"--speculative-algorithm NGRAM", true}} {
+		d := describe(t, &engine.Target{Argv: append(usual[:len(usual):len(usual)], strings.Fields(c.flags)...), Version: "0.5.23"})
+		read := slices.ContainsFunc(d.GetSignals(), func(s *engine.Signal) bool { return s.GetSignal() == "spec_acceptance_rate" })
+		if read != c.want {
+			t.Errorf("with %q acceptance is read: %v", c.flags, read)
 		}
 	}
 }

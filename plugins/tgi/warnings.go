@@ -11,11 +11,13 @@ import (
 const maintenance = "TGI is in maintenance mode since December 2025 and " + newestKnown + " is its last release: " +
 	"its authors point to vLLM, SGLang or llama.cpp for new deployments"
 
+const untold = "TGI exports neither the time to first token nor what the prefix cache spares: the first is known where the wire shows it, the second not at all"
+
 // warnings tells a person what this adapter cannot see or vouch for, and what it costs.
 func warnings(t *engine.Target, table *engine.Table, s *sight) []string {
 	w := versionWarnings(s, table)
 	if s.source != "" {
-		w = append(w, maintenance)
+		w = append(w, maintenance, untold)
 	}
 	gone := table.GoneFlags(t.GetArgv())
 	for _, flag := range slices.Sorted(maps.Keys(gone)) {

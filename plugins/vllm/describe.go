@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,8 +40,8 @@ func (adapter) Describe(ctx context.Context, t *engine.Target) (*engine.Descript
 		Model:           seen.model,
 		Knobs:           table.Knobs,
 		Constraints:     table.Constraints,
-		Signals:         signals,
-		Probes:          probes(t.GetArgv(), seen.model),
+		Signals:         signalsFor(seen),
+		Probes:          probes(t.GetArgv(), seen),
 		Failures:        failures,
 		Progress:        progress,
 		Stop:            stop(table),
@@ -61,6 +62,8 @@ type sight struct {
 	stranger    string // owner of the models when it is not vllm
 	page        string // metrics page
 	cacheLabels map[string]string
+	rust        bool // the Rust front end
+	servers     bool // several API servers behind one page
 }
 
 func look(ctx context.Context, t *engine.Target) *sight {
@@ -75,7 +78,25 @@ func look(ctx context.Context, t *engine.Target) *sight {
 		s.source = engine.SourceArgv
 	}
 	s.version, _ = engine.ParseVersion(s.versionText)
+	given := catalog.At(s.version).Parse(t.GetArgv(), t.GetEnv())
+	s.rust = given["rust_frontend"] == "true" || strings.HasSuffix(strings.TrimSpace(s.page), "# EOF")
+	s.servers = !s.rust && severalServers(given, s.page)
 	return s
+}
+
+// severalServers tells whether more than one API server answers: their common page has nothing of the
+// process and no times of creation. Until there is a page the settings tell, where the count follows
+// the data-parallel replicas unless it is given.
+func severalServers(given engine.Settings, page string) bool {
+	if strings.Contains(page, "vllm:") {
+		return !slices.ContainsFunc([]string{"process_", "python_", "_created"}, func(sign string) bool { return strings.Contains(page, sign) })
+	}
+	count := given["api_server_count"]
+	if count == "" {
+		count = given["data_parallel_size"]
+	}
+	n, err := strconv.Atoi(count)
+	return err == nil && n > 1
 }
 
 // ask reads the server. It stops at the first sign that nobody answers, so that Describe stays
@@ -197,9 +218,9 @@ func modelOf(argv []string) string {
 
 // probes says how to ask this server. The token probe wants visible text whatever the model
 // samples: a few tokens, none of them hidden, none of them the end.
-func probes(argv []string, model string) *engine.Probes {
+func probes(argv []string, s *sight) *engine.Probes {
 	body, err := json.Marshal(map[string]any{
-		"model": model, "prompt": "Hello", "max_tokens": 4, "temperature": 0,
+		"model": s.model, "prompt": "Hello", "max_tokens": 4, "temperature": 0,
 		"ignore_eos": true, "skip_special_tokens": false, "stream": false,
 	})
 	if err != nil {
@@ -214,8 +235,8 @@ func probes(argv []string, model string) *engine.Probes {
 		TokenBody:        string(body),
 		TokenTextPointer: "/choices/0/text",
 	}
-	if slices.Contains(argv, "--enable-server-load-tracking") {
-		p.LoadPath, p.LoadRunningPointer = "/load", "/server_load"
+	if hasFlag(argv, "--enable-server-load-tracking") && !s.servers { // each server would tell of its own
+		p.LoadPath, p.LoadInFlightPointer = "/load", "/server_load"
 	}
 	return p
 }

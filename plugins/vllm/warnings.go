@@ -22,7 +22,7 @@ func warnings(t *engine.Target, table *engine.Table, s *sight) []string {
 	if hasFlag(t.GetArgv(), "--config") {
 		w = append(w, "settings in the file given by --config are not seen here; flags that perf-agent adds win over them")
 	}
-	return append(w, metricsWarnings(t, table, s)...)
+	return append(w, metricsWarnings(t, s)...)
 }
 
 func versionWarnings(s *sight, table *engine.Table) []string {
@@ -42,15 +42,16 @@ func versionWarnings(s *sight, table *engine.Table) []string {
 	return nil
 }
 
-func metricsWarnings(t *engine.Target, table *engine.Table, s *sight) []string {
-	var w []string
+func metricsWarnings(t *engine.Target, s *sight) []string {
 	switch {
 	case hasFlag(t.GetArgv(), "--disable-log-stats"), s.serving && !strings.Contains(s.page, "vllm:"):
-		w = append(w, "the engine exports no metrics of its own (--disable-log-stats): queue, KV cache and token counts are not seen; remove that flag")
-	case table.Parse(nil, t.GetEnv())["rust_frontend"] == "true", strings.HasSuffix(strings.TrimSpace(s.page), "# EOF"):
-		w = append(w, "the Rust front end exports no cache_config_info: the KV capacity in tokens is not known")
+		return []string{"the engine exports no metrics of its own (--disable-log-stats): queue, KV cache and token counts are not seen; remove that flag"}
+	case s.rust:
+		return []string{"the Rust front end shows a series only once it has something to say, and some not at all: what is missing is told after the first request"}
+	case s.servers:
+		return []string{"several API servers count each step of the engine once for every server with requests in it: steps and their sizes are not read, so token budgets are judged without them"}
 	}
-	return w
+	return nil
 }
 
 // hasFlag finds a flag in any of vLLM's spellings.

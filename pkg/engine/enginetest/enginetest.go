@@ -5,7 +5,9 @@
 //
 // An adapter's test is one call of Run. Its testdata folder holds
 //
-//	<version>[-variant].prom   a metrics page; .golden: the signals read from it
+//	<version>[-variant].prom   a metrics page; .golden: the signals read from it. Where there is a
+//	                           .later.prom beside it, .signals.json holds the signal map, for the
+//	                           tests of what a window makes of the two pages
 //	knobs-<version>.golden     the knob table of each release in Options.Versions
 //	failures/<name>.log        a log; .golden: what it is explained as. A name that begins with
 //	                           "clean" must be explained as nothing.
@@ -42,6 +44,8 @@ type Options struct {
 	Versions []string
 	// Stub serves what Describe asks of an engine of this version that exposes this page.
 	Stub func(version string, page []byte) http.Handler
+	// PageArgv is what the command line has beside Argv where a page was served, by the page's name.
+	PageArgv map[string][]string
 	// Settings are judged one by one.
 	Settings []SettingsCase
 	// Testdata folder; "testdata" when empty.

@@ -2,25 +2,30 @@ package enginetest
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/optiinfra/performance-agent/pkg/engine"
 )
 
 // pages describes an engine that serves each page of testdata and reads its signals.
 func (s *suite) pages(t *testing.T) {
-	files := glob(t, filepath.Join(s.Testdata, "*.prom"))
-	for _, file := range files {
+	for _, file := range glob(t, filepath.Join(s.Testdata, "*.prom")) {
 		name := strings.TrimSuffix(filepath.Base(file), ".prom")
+		if strings.HasSuffix(name, laterPage) {
+			continue
+		}
 		version, _, _ := strings.Cut(name, "-")
 		t.Run(name, func(t *testing.T) {
 			page := mustRead(t, file)
@@ -28,13 +33,37 @@ func (s *suite) pages(t *testing.T) {
 			t.Cleanup(server.Close)
 			target := s.target("")
 			target.BaseUrl = server.URL
+			target.Argv = append(slices.Clone(target.Argv), s.PageArgv[name]...)
 			d := s.mustDescribe(t, target)
 			if d.GetVersion() != version {
 				t.Errorf("version %q from %q, want %q", d.GetVersion(), d.GetVersionSource(), version)
 			}
 			golden(t, filepath.Join(s.Testdata, name+".golden"), s.pageSummary(t, d, page))
+			if _, err := os.Stat(filepath.Join(s.Testdata, name+laterPage+".prom")); err == nil {
+				golden(t, filepath.Join(s.Testdata, name+".signals.json"), signalsJSON(t, d))
+			}
 		})
 	}
+}
+
+// laterPage ends the name of a page that the same engine shows later.
+const laterPage = ".later"
+
+// signalsJSON is the signal map for readers of other packages, one signal a line.
+func signalsJSON(t *testing.T, d *engine.Description) string {
+	var b strings.Builder
+	for _, sig := range d.GetSignals() {
+		raw, err := protojson.Marshal(sig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var line bytes.Buffer
+		if err := json.Compact(&line, raw); err != nil { // protojson varies its spaces on purpose
+			t.Fatal(err)
+		}
+		b.WriteString(line.String() + "\n")
+	}
+	return b.String()
 }
 
 func (s *suite) pageSummary(t *testing.T, d *engine.Description, page []byte) string {
@@ -51,19 +80,31 @@ func (s *suite) pageSummary(t *testing.T, d *engine.Description, page []byte) st
 	for _, warning := range d.GetWarnings() {
 		fmt.Fprintf(&b, "warning: %s\n", warning)
 	}
-	found, missing := engine.Resolve(d.GetSignals(), families)
+	found, _ := engine.Resolve(d.GetSignals(), families)
+	if words := engine.GapWords(engine.Gaps(d.GetSignals(), found, d.GetVersion())); words != "" {
+		fmt.Fprintf(&b, "warning: %s\n", words)
+	}
 	for _, name := range sorted(found) {
 		r := found[name]
-		fmt.Fprintf(&b, "%s = %s  from %s", name, readingWords(r), r.Signal.GetSeries())
-		for _, label := range sorted(r.Signal.GetMatch()) {
-			fmt.Fprintf(&b, " where %s is %s", label, r.Signal.GetMatch()[label])
-		}
-		b.WriteByte('\n')
-	}
-	for _, name := range missing {
-		fmt.Fprintf(&b, "missing: %s\n", name)
+		fmt.Fprintf(&b, "%s = %s  from %s\n", name, readingWords(r), seriesWords(r.Signal))
 	}
 	return b.String()
+}
+
+// seriesWords says which samples of which series a signal is read from.
+func seriesWords(s *engine.Signal) string {
+	words := s.GetSeries()
+	for _, label := range sorted(s.GetMatch()) {
+		if value := s.GetMatch()[label]; value != "" {
+			words += " where " + label + " is " + value
+		} else {
+			words += " without " + label
+		}
+	}
+	for _, more := range s.GetPlus() {
+		words += " + " + seriesWords(more)
+	}
+	return words
 }
 
 func readingWords(r engine.Reading) string {
