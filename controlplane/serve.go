@@ -105,7 +105,7 @@ func serve(ctx context.Context, c Config) error {
 		Handler: api.New(
 			api.Config{Version: version.String(), NodeID: node.Self().ID, Started: time.Now()},
 			api.Deps{
-				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, Advisor: advisor{advice}, Collector: hub,
+				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, History: past, Advisor: advisor{advice}, Collector: hub,
 				Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), PromQL: promapi.New(past, metadata(), version.String(), logger), Logger: logger,
 			},
 		),

@@ -45,6 +45,13 @@ type Telemetry interface {
 	Latest(instance string) *fleet.Window
 }
 
+// History is the leader's memory of days.
+type History interface {
+	Aggregate(instances []string, from, to time.Time) (*fleet.Aggregate, error)
+	// Steps of the named metrics, one aggregate each.
+	Steps(instances, metrics []string, from, to time.Time, step time.Duration) ([]*fleet.Aggregate, error)
+}
+
 // Advisor answers questions that need analysis of live telemetry. It runs on the leader.
 type Advisor interface {
 	// Findings of a group now, primary cause first.
@@ -72,6 +79,7 @@ type Server struct {
 	log       Log
 	cluster   Cluster
 	telemetry Telemetry
+	history   History
 	advisor   Advisor
 	collector Collector
 	logger    *slog.Logger
@@ -85,6 +93,7 @@ type Deps struct {
 	Log       Log
 	Cluster   Cluster
 	Telemetry Telemetry
+	History   History
 	Advisor   Advisor
 	Collector Collector
 	// Metrics answers GET /metrics for this node, PromQL what is under /prometheus/api/v1/.
@@ -97,7 +106,7 @@ func New(cfg Config, d Deps) *Server {
 	gin.SetMode(gin.ReleaseMode)
 	huma.NewError = newProblem
 	s := &Server{
-		cfg: cfg, machine: d.Machine, log: d.Log, cluster: d.Cluster, telemetry: d.Telemetry,
+		cfg: cfg, machine: d.Machine, log: d.Log, cluster: d.Cluster, telemetry: d.Telemetry, history: d.History,
 		advisor: d.Advisor, collector: d.Collector, logger: d.Logger.With("component", "api"),
 		router: gin.New(),
 	}

@@ -3,40 +3,23 @@ package api
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/optiinfra/performance-agent/pkg/fleet"
 )
 
-// spanInput selects whose telemetry and how much of it.
-type spanInput struct {
-	Group         string  `query:"group" doc:"group; empty: the whole fleet"`
-	Engine        string  `query:"engine" doc:"one engine, by id or name"`
-	WindowSeconds float64 `query:"window_seconds" minimum:"1" maximum:"600" default:"60"`
-}
-
-// Span tells what an answer covers.
-type Span struct {
-	Group     string    `json:"group,omitempty"`
-	Engine    string    `json:"engine,omitempty"`
-	From      time.Time `json:"from"`
-	To        time.Time `json:"to"`
-	Engines   int       `json:"engines" doc:"engines with telemetry in the span"`
-	Windows   int       `json:"windows" doc:"engine-seconds of telemetry"`
-	StaleSecs int       `json:"stale_seconds" doc:"engine-seconds whose source had gone stale"`
-}
-
 // Distribution of one latency.
 type Distribution struct {
 	Metric string   `json:"metric"`
-	Source string   `json:"source" doc:"engine: from its histograms; probe: seen on the wire"`
+	Source string   `json:"source" doc:"engine: from its histograms; probe: seen on the wire; mixed: of some engines one, of some the other"`
 	Count  float64  `json:"count"`
 	Mean   *float64 `json:"mean_seconds"`
 	P50    *float64 `json:"p50_seconds"`
 	P95    *float64 `json:"p95_seconds"`
 	P99    *float64 `json:"p99_seconds"`
+	// Percentiles asked for.
+	Percentiles map[string]*float64 `json:"percentiles_seconds,omitempty" doc:"those asked for, by name, such as p99.9"`
 }
 
 // Latency by metric.
@@ -54,6 +37,8 @@ type Throughput struct {
 	PromptTokensPerSecond     float64 `json:"prompt_tokens_per_second"`
 	Running                   float64 `json:"requests_running" doc:"mean per engine"`
 	Waiting                   float64 `json:"requests_waiting" doc:"mean per engine"`
+	// Open requests as the wire shows them.
+	Open *float64 `json:"requests_open" doc:"mean per engine, as the wire shows them; null where it is not seen"`
 }
 
 // Tokens of the span.
@@ -76,10 +61,13 @@ type KVCache struct {
 }
 
 func (s *Server) metricsRoutes() {
-	metricRoute(s, "latency", "Latency distributions", latencyOf)
+	huma.Register(s.api, op(http.MethodGet, "/metrics/latency", "metrics-latency", "Latency distributions", "metrics"), s.latency)
 	metricRoute(s, "throughput", "Requests and tokens per second", throughputOf)
 	metricRoute(s, "tokens", "Token counts", tokensOf)
 	metricRoute(s, "kv-cache", "KV cache use, preemptions and prefix hits", kvCacheOf)
+	metricRoute(s, "gpu", "GPUs of the engines: activity, memory, power, heat, throttling, links", gpuOf)
+	huma.Register(s.api, op(http.MethodGet, "/metrics/history", "metrics-history", "One metric over time, with its trend", "metrics"), s.past)
+	huma.Register(s.api, op(http.MethodGet, "/metrics/engines/{id}", "metrics-engine", "Everything measured of one engine", "metrics"), s.engineMetrics)
 	huma.Register(s.api, op(http.MethodPost, "/metrics/collect", "collect-metrics", "Ask engines for their current window at once", "metrics"), s.collect)
 }
 
@@ -95,64 +83,60 @@ func metricRoute[T any](s *Server, name, summary string, read func(Span, *fleet.
 		})
 }
 
-func (s *Server) aggregate(in *spanInput) (Span, *fleet.Aggregate, error) {
-	ids, err := s.selectEngines(in.Group, in.Engine)
+func (s *Server) latency(_ context.Context, in *spanInput) (*body[Latency], error) {
+	percentiles, err := in.percentiles()
 	if err != nil {
-		return Span{}, nil, err
+		return nil, err
 	}
-	to := time.Now().Truncate(time.Second)
-	from := to.Add(-time.Duration(in.WindowSeconds * float64(time.Second)))
-	a, err := s.telemetry.Aggregate(ids, from, to)
+	span, a, err := s.aggregate(in)
 	if err != nil {
-		return Span{}, nil, fromError(err)
+		return nil, err
 	}
-	return Span{
-		Group: in.Group, Engine: in.Engine, From: from.UTC(), To: to.UTC(),
-		Engines: len(a.Instances), Windows: a.Windows, StaleSecs: a.StaleSecs,
-	}, a, nil
+	return ok(s, Latency{Span: span, Distributions: distributions(a, percentiles)})
 }
 
-func (s *Server) selectEngines(group, engine string) ([]string, error) {
-	if engine != "" {
-		in, err := s.findEngine(engine)
-		if err != nil {
-			return nil, err
-		}
-		return []string{in.GetId()}, nil
-	}
-	if group != "" {
-		if s.machine.Group(group) == nil {
-			return nil, notFound("group", group)
-		}
-	}
-	return serving(s.machine.Instances(group)), nil
-}
-
-func latencyOf(span Span, a *fleet.Aggregate) Latency {
-	l := Latency{Span: span, Distributions: []Distribution{}}
+func distributions(a *fleet.Aggregate, percentiles map[string]float64) []Distribution {
+	found := []Distribution{}
 	for _, m := range []string{fleet.TTFT, fleet.TPOT, fleet.ITL, fleet.E2E, fleet.Queue} {
 		k := a.Sketches[m]
 		if k == nil {
 			continue
 		}
-		l.Distributions = append(l.Distributions, Distribution{
+		d := Distribution{
 			Metric: m, Source: a.Origin[m], Count: k.Count(), Mean: number(k.Mean()),
 			P50: number(k.Quantile(0.5)), P95: number(k.Quantile(0.95)), P99: number(k.Quantile(0.99)),
-		})
+		}
+		for name, q := range percentiles {
+			if d.Percentiles == nil {
+				d.Percentiles = map[string]*float64{}
+			}
+			d.Percentiles[name] = number(k.Quantile(q))
+		}
+		found = append(found, d)
 	}
-	return l
+	return found
 }
 
 func throughputOf(span Span, a *fleet.Aggregate) Throughput {
+	span.Sources = sources(a, map[string]string{
+		"requests_per_second": fleet.RequestsFinished, "failed_per_second": fleet.RequestsFailed,
+		"generation_tokens_per_second": fleet.GenerationTokens, "prompt_tokens_per_second": fleet.PromptTokens,
+		"requests_running": fleet.RequestsRunning, "requests_waiting": fleet.RequestsWaiting, "requests_open": fleet.RequestsOpen,
+	})
 	return Throughput{
 		Span:              span,
 		RequestsPerSecond: a.Rate(fleet.RequestsFinished), FailedPerSecond: a.Rate(fleet.RequestsFailed),
 		GenerationTokensPerSecond: a.Rate(fleet.GenerationTokens), PromptTokensPerSecond: a.Rate(fleet.PromptTokens),
 		Running: orZero(a.Gauges[fleet.RequestsRunning].Mean()), Waiting: orZero(a.Gauges[fleet.RequestsWaiting].Mean()),
+		Open: number(a.Gauges[fleet.RequestsOpen].Mean()),
 	}
 }
 
 func tokensOf(span Span, a *fleet.Aggregate) Tokens {
+	span.Sources = sources(a, map[string]string{
+		"prompt_tokens": fleet.PromptTokens, "generation_tokens": fleet.GenerationTokens,
+		"prompt_tokens_per_request": fleet.RequestsFinished, "generation_tokens_per_request": fleet.RequestsFinished,
+	})
 	t := Tokens{Span: span, Prompt: a.Counters[fleet.PromptTokens], Generated: a.Counters[fleet.GenerationTokens]}
 	if n := a.Counters[fleet.RequestsFinished]; n > 0 {
 		t.PerRequestIn, t.PerRequestOut = t.Prompt/n, t.Generated/n
@@ -161,6 +145,10 @@ func tokensOf(span Span, a *fleet.Aggregate) Tokens {
 }
 
 func kvCacheOf(span Span, a *fleet.Aggregate) KVCache {
+	span.Sources = sources(a, map[string]string{
+		"usage_mean": fleet.KVUsage, "usage_max": fleet.KVUsage, "capacity_tokens": fleet.KVCapacityTokens,
+		"preemptions": fleet.Preemptions, "prefix_hit_rate": fleet.PrefixQueryTokens,
+	})
 	use := a.Gauges[fleet.KVUsage]
 	k := KVCache{
 		Span: span, UsageMean: orZero(use.Mean()), UsageMax: use.Max,
@@ -183,6 +171,7 @@ type collectInput struct {
 	WriteHeaders
 	Body struct {
 		Group  string `json:"group,omitempty"`
+		Agent  string `json:"agent,omitempty"`
 		Engine string `json:"engine,omitempty"`
 	}
 }
@@ -194,7 +183,7 @@ type Collected struct {
 }
 
 func (s *Server) collect(ctx context.Context, in *collectInput) (*body[Collected], error) {
-	ids, err := s.selectEngines(in.Body.Group, in.Body.Engine)
+	ids, err := s.selectEngines(Selection{Group: in.Body.Group, Agent: in.Body.Agent, Engine: in.Body.Engine})
 	if err != nil {
 		return nil, err
 	}
