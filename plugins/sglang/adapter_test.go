@@ -28,6 +28,10 @@ func TestAdapter(t *testing.T) {
 		},
 		Versions: []string{"0.4.6", "0.5.2", "0.5.6", "0.5.10", "0.5.14", "0.5.18", "0.5.23"},
 		Stub:     stub,
+		PageArgv: map[string][]string{
+			"0.5.23-ranks":   {"--enable-metrics-for-all-schedulers", "--dp", "2", "--enable-dp-attention", "--speculative-algorithm", "NGRAM"},
+			"0.5.23-restart": {"--dp", "2", "--enable-dp-attention"}, // one rank of each replica exports
+		},
 		Settings: settingsCases,
 	})
 }

@@ -37,7 +37,7 @@ func (adapter) Describe(ctx context.Context, t *engine.Target) (*engine.Descript
 		Model:           seen.model,
 		Knobs:           knobsFor(t, table),
 		Constraints:     table.Constraints,
-		Signals:         signalsFor(t.GetArgv(), effective),
+		Signals:         signalsFor(seen.allSchedulers(t.GetArgv()), effective),
 		Probes:          probes(t, table),
 		Failures:        failures,
 		Progress:        progress,
@@ -58,6 +58,11 @@ type sight struct {
 	refused     bool        // the server wants a key
 	answered    bool        // something is there
 	metrics     bool        // its page has SGLang's series
+}
+
+// allSchedulers tells whether every scheduler exports, by the server's own account or the command line.
+func (s *sight) allSchedulers(argv []string) bool {
+	return s.info != nil && s.info.text("enable_metrics_for_all_schedulers") == "true" || hasFlag(argv, "--enable-metrics-for-all-schedulers")
 }
 
 func look(ctx context.Context, t *engine.Target) *sight {

@@ -106,12 +106,11 @@ func TestProbes(t *testing.T) {
 
 // TestRanks: where all schedulers export, the first rank alone counts; the front process has none.
 func TestRanks(t *testing.T) {
-	all := append(usual[:len(usual):len(usual)], "--enable-metrics-for-all-schedulers")
 	for _, c := range []struct {
-		argv []string
+		all  bool
 		want string
-	}{{usual, "pp_rank"}, {all, "pp_rank tp_rank moe_ep_rank"}} {
-		for _, s := range signalsFor(c.argv, engine.Settings{"speculative_algorithm": "NGRAM"}) {
+	}{{false, "pp_rank"}, {true, "pp_rank tp_rank moe_ep_rank"}} {
+		for _, s := range signalsFor(c.all, engine.Settings{"speculative_algorithm": "NGRAM"}) {
 			want := c.want
 			for _, front := range []string{"num_requests", "aborted", "http_", "prompt_tokens", "generation_tokens", "cached_tokens", "time_to_first", "inter_token", "output_token", "e2e"} {
 				if strings.Contains(s.GetSeries(), front) {
@@ -123,6 +122,27 @@ func TestRanks(t *testing.T) {
 					t.Errorf("%s is read with ranks %q, want %q", part.GetSeries(), got, want)
 				}
 			}
+		}
+	}
+}
+
+// TestAllSchedulers: the server's account tells what a configuration file set.
+func TestAllSchedulers(t *testing.T) {
+	ranks := func(target *engine.Target) int { return len(describe(t, target).GetSignals()[0].GetRanks()) }
+	told := strings.Replace(account("0.5.23"), `"enable_metrics":true`, `"enable_metrics":true,"enable_metrics_for_all_schedulers":true`, 1)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /server_info", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(told)) })
+	for _, c := range []struct {
+		name   string
+		target *engine.Target
+		want   int
+	}{
+		{"by default", &engine.Target{Argv: usual}, 1},
+		{"by flag", &engine.Target{Argv: append(usual[:len(usual):len(usual)], "--enable-metrics-for-all-schedulers")}, 3},
+		{"by the server's account", &engine.Target{BaseUrl: serve(t, mux), Argv: usual}, 3},
+	} {
+		if got := ranks(c.target); got != c.want {
+			t.Errorf("%s: %d ranks repeat each other, want %d", c.name, got, c.want)
 		}
 	}
 }

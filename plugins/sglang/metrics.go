@@ -7,11 +7,12 @@ import (
 )
 
 // signalsFor maps our names to SGLang's series, the best first. What is on the page decides, but for
-// two things that the page cannot tell: whether each tensor-parallel rank repeats what the first one
-// says, and whether speculation is on, since its gauges are there without it and stand at zero.
-func signalsFor(argv []string, effective engine.Settings) []*engine.Signal {
+// two things that the page cannot tell: whether all schedulers export, so that each tensor-parallel rank
+// repeats what the first one says, and whether speculation is on, since its gauges are there without it
+// and stand at zero.
+func signalsFor(allSchedulers bool, effective engine.Settings) []*engine.Signal {
 	ranks := []string{"pp_rank"}
-	if hasFlag(argv, "--enable-metrics-for-all-schedulers") {
+	if allSchedulers {
 		ranks = append(ranks, "tp_rank", "moe_ep_rank")
 	}
 	out := slices.Concat(requestGauges(), cacheGauges(), schedulerCounters())
