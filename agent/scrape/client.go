@@ -130,15 +130,19 @@ func (c *Client) get(ctx context.Context, url string) (kind string, at time.Time
 		return "", time.Time{}, fmt.Errorf("%w %s", errStatus, resp.Status)
 	}
 	c.body.Reset()
-	if c.body.Cap() > 1<<20 {
+	if c.body.Cap() > keptBytes {
 		c.body = bytes.Buffer{} // one huge page must not stay in memory for ever
 	}
-	n, err := c.body.ReadFrom(io.LimitReader(resp.Body, MaxBody+1))
-	if err != nil {
-		return "", time.Time{}, err
-	}
-	if n > MaxBody {
+	if resp.ContentLength > MaxBody {
 		return "", time.Time{}, ErrTooLarge
+	}
+	n, err := c.body.ReadFrom(io.LimitReader(resp.Body, MaxBody+1))
+	if err == nil && n > MaxBody {
+		err = ErrTooLarge
+	}
+	if err != nil {
+		c.body = bytes.Buffer{} // whatever came is of no use
+		return "", time.Time{}, err
 	}
 	return resp.Header.Get("Content-Type"), at, nil
 }

@@ -25,7 +25,8 @@ type Page struct {
 	// _bucket. Only usable samples are left: finite, not negative where they count something, and
 	// each label set once.
 	Families map[string]*dto.MetricFamily
-	// Dropped counts samples and whole families that could not be used.
+	// Dropped counts samples and whole families that could not be used, and the lines of families that
+	// were too long.
 	Dropped int
 	// Others counts samples of families that nobody asked for.
 	Others int
@@ -47,15 +48,49 @@ type Parser struct {
 	wanted map[string]string // names by what a page may call them; nil: all
 	others int
 	parts  map[string]*part
-	text   expfmt.TextParser
-	reader bytes.Reader
-	seed   maphash.Seed
+	// gathered lines of the page, those of families that proved too long among them.
+	gathered int
+	text     expfmt.TextParser
+	reader   bytes.Reader
+	seed     maphash.Seed
 }
+
+// Bounds of what is parsed: lines of one family, and of a page. Genuine families have a few thousand at
+// most. What grows beyond is dropped whole and counted, since half a histogram would be a wrong one: a
+// page of the largest size, all of it wanted, would take a gigabyte.
+const (
+	maxFamilyLines = 20_000
+	maxPageLines   = 100_000
+)
+
+// keptBytes is the largest buffer that is kept for the next page.
+const keptBytes = 1 << 20
 
 // part gathers the lines of one family.
 type part struct {
 	lines bytes.Buffer
 	typed bool
+	n     int  // lines on the page
+	over  bool // they are too many, and not gathered
+}
+
+// clear for the next page.
+func (p *part) clear() {
+	p.lines.Reset()
+	if p.lines.Cap() > keptBytes {
+		p.lines = bytes.Buffer{}
+	}
+	p.typed, p.n, p.over = false, 0, false
+}
+
+// take counts a line and says whether it is to be gathered; room is how many more the page may have.
+func (p *part) take(room int) bool {
+	p.n++
+	if !p.over && (p.n > maxFamilyLines || room <= 0) {
+		p.over = true
+		p.lines = bytes.Buffer{}
+	}
+	return !p.over
 }
 
 // NewParser returns a parser that keeps the named families; without names it keeps all. A name with
@@ -83,10 +118,9 @@ func (p *Parser) Parse(body []byte) (families map[string]*dto.MetricFamily, drop
 		if part.lines.Len() == 0 {
 			delete(p.parts, name) // not on the last page either
 		}
-		part.lines.Reset()
-		part.typed = false
+		part.clear()
 	}
-	p.others = 0
+	p.others, p.gathered = 0, 0
 	types := map[string]string{}
 	for len(body) > 0 {
 		var line []byte
@@ -95,6 +129,9 @@ func (p *Parser) Parse(body []byte) (families map[string]*dto.MetricFamily, drop
 	}
 	families = make(map[string]*dto.MetricFamily, len(p.parts))
 	for name, part := range p.parts {
+		if part.over {
+			dropped += part.n
+		}
 		if part.lines.Len() == 0 {
 			continue
 		}
@@ -128,6 +165,10 @@ func (p *Parser) sort(line []byte, types map[string]string) {
 		return
 	}
 	part := p.part(known)
+	if !part.take(maxPageLines - p.gathered) {
+		return
+	}
+	p.gathered++
 	if !part.typed && types[family] != "" {
 		part.typed = true
 		part.lines.WriteString("# TYPE " + known + " " + types[family] + "\n")
