@@ -99,13 +99,17 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	counter(e.refused, h.Refused)
 }
 
-// metadata of all series, for Grafana.
-func metadata() map[string]promapi.Metadata {
-	m := map[string]promapi.Metadata{}
-	for _, s := range series.All {
-		m[s.Name] = promapi.Metadata{Type: s.Kind.String(), Help: s.Help, Unit: s.Unit}
+// metadata of the series in the history, for Grafana.
+func metadata(past *history.Head) func() map[string]promapi.Metadata {
+	return func() map[string]promapi.Metadata {
+		m := map[string]promapi.Metadata{}
+		for name, kind := range past.Kinds() {
+			if s, ours := series.Named(name, kind); ours {
+				m[name] = promapi.Metadata{Type: kind.String(), Help: s.Help, Unit: s.Unit}
+			}
+		}
+		return m
 	}
-	return m
 }
 
 // identifier tells the history what an engine is.

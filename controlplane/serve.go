@@ -106,7 +106,7 @@ func serve(ctx context.Context, c Config) error {
 			api.Config{Version: version.String(), NodeID: node.Self().ID, Started: time.Now()},
 			api.Deps{
 				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, History: past, Advisor: advisor{advice}, Collector: hub,
-				Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), PromQL: promapi.New(past, metadata(), version.String(), logger), Logger: logger,
+				Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), PromQL: promapi.New(past, metadata(past), version.String(), logger), Logger: logger,
 			},
 		),
 		ReadHeaderTimeout: 5 * time.Second,

@@ -20,6 +20,7 @@ import (
 
 	"github.com/optiinfra/performance-agent/controlplane/fsm"
 	"github.com/optiinfra/performance-agent/pkg/fleet"
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 	commandv1 "github.com/optiinfra/performance-agent/proto/command/v1"
 )
 
@@ -48,6 +49,8 @@ type Telemetry interface {
 // History is the leader's memory of days.
 type History interface {
 	Aggregate(instances []string, from, to time.Time) (*fleet.Aggregate, error)
+	// Find the series that stands for a metric in windows.
+	Find(metric string) (series.Info, bool)
 	// Steps of the named metrics, one aggregate each.
 	Steps(instances, metrics []string, from, to time.Time, step time.Duration) ([]*fleet.Aggregate, error)
 }

@@ -81,11 +81,11 @@ func (s *Server) engineMetrics(_ context.Context, in *engineMetricsInput) (*body
 		Counters: map[string]Counted{}, Gauges: map[string]Level{},
 	}
 	for name, total := range a.Counters {
-		info, _ := series.Find(name)
+		info, _ := series.Of(name, series.Counter)
 		m.Counters[name] = Counted{Total: total, PerSecond: a.Rate(name), Source: a.SourceOf(name), Help: info.Help}
 	}
 	for name, g := range a.Gauges {
-		info, _ := series.Find(name)
+		info, _ := series.Of(name, series.Gauge)
 		m.Gauges[name] = Level{Mean: g.Mean(), Min: g.Min, Max: g.Max, Last: g.Last, Source: a.SourceOf(name), Help: info.Help}
 	}
 	return ok(s, m)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/optiinfra/performance-agent/controlplane/fsm"
 	"github.com/optiinfra/performance-agent/pkg/fleet"
+	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 	"github.com/optiinfra/performance-agent/pkg/stats"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 )
@@ -67,6 +68,8 @@ func (m measured) Steps(ids, metrics []string, from, to time.Time, step time.Dur
 	}
 	return all, nil
 }
+
+func (measured) Find(metric string) (series.Info, bool) { return series.Find(metric) }
 
 func (m measured) Latest(id string) *fleet.Window {
 	if id != "agent-1/e" {

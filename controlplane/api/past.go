@@ -68,7 +68,7 @@ func (s *Server) past(_ context.Context, in *pastInput) (*body[Past], error) {
 	if err != nil {
 		return nil, err
 	}
-	info, known := series.Find(in.Metric)
+	info, known := s.history.Find(in.Metric)
 	if !known {
 		return nil, newProblem(http.StatusUnprocessableEntity, fmt.Sprintf("metric %q is not known; GET /prometheus/api/v1/metadata lists all", in.Metric))
 	}

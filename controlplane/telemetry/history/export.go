@@ -18,7 +18,6 @@ type Exporter struct {
 	// shows tells whether this node shows engines: only one of a cluster should, or each would be
 	// counted as often as there are nodes.
 	shows func() bool
-	descs map[string]desc
 }
 
 type desc struct {
@@ -28,36 +27,32 @@ type desc struct {
 }
 
 // NewExporter returns a collector for a registry.
-func NewExporter(h *Head, shows func() bool) *Exporter {
-	e := &Exporter{head: h, shows: shows, descs: map[string]desc{}}
-	for _, s := range series.All {
-		names := s.Labels()
-		e.descs[s.Name] = desc{prometheus.NewDesc(s.Name, s.Help, names, nil), s, names}
-	}
-	return e
-}
+func NewExporter(h *Head, shows func() bool) *Exporter { return &Exporter{head: h, shows: shows} }
 
-// Describe implements prometheus.Collector.
-func (e *Exporter) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range e.descs {
-		ch <- d.Desc
-	}
-}
+// Describe implements prometheus.Collector: it names nothing, as adapters bring series along.
+func (e *Exporter) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (e *Exporter) Collect(ch chan<- prometheus.Metric) {
 	if !e.shows() {
 		return
 	}
+	descs := map[string]desc{}
 	for _, s := range e.head.matching(nil) {
-		d, known := e.descs[s.labels.Get(labels.MetricName)]
+		name := s.labels.Get(labels.MetricName)
 		last, live := s.newest()
-		if !known || !live || d.of.Kind != s.kind {
+		info, ours := series.Named(name, s.kind)
+		if !live || !ours {
 			continue
 		}
+		d, known := descs[name]
+		if !known {
+			d = desc{prometheus.NewDesc(name, info.Help, info.Labels(), nil), info, info.Labels()}
+			descs[name] = d
+		}
 		values := make([]string, len(d.labels))
-		for i, name := range d.labels {
-			values[i] = s.labels.Get(name)
+		for i, label := range d.labels {
+			values[i] = s.labels.Get(label)
 		}
 		ch <- d.metric(last, values)
 	}

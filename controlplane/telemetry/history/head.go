@@ -189,6 +189,35 @@ func (h *Head) add(name, key string, s *memSeries) {
 	h.stats.Bytes += seriesOverhead + s.bytes()
 }
 
+// Kinds of the series kept, by their names.
+func (h *Head) Kinds() map[string]series.Kind {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	kinds := make(map[string]series.Kind, len(h.names))
+	for name, f := range h.names {
+		for _, s := range f.byLabels {
+			kinds[name] = s.kind
+			break
+		}
+	}
+	return kinds
+}
+
+// Find the series that stands for a metric in windows: one of series.All, or one that an adapter brought
+// along and of which there are samples.
+func (h *Head) Find(metric string) (series.Info, bool) {
+	if info, known := series.Find(metric); known {
+		return info, true
+	}
+	kinds := h.Kinds()
+	for _, kind := range []series.Kind{series.Counter, series.Gauge} {
+		if info, can := series.Of(metric, kind); can && kinds[info.Name] == kind {
+			return info, true
+		}
+	}
+	return series.Info{}, false
+}
+
 // Last value of a counter or gauge, also of a series that has ended; false when there is none.
 func (h *Head) Last(l labels.Labels) (t time.Time, v float64, ok bool) {
 	p := h.last(l)

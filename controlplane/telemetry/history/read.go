@@ -39,10 +39,7 @@ func (h *Head) Steps(engines, metrics []string, from, to time.Time, step time.Du
 		r.steps = append(r.steps, a)
 	}
 	r.covered = make([]map[string]int64, len(r.steps))
-	for _, info := range series.All {
-		if len(metrics) > 0 && !slices.Contains(metrics, info.Metric) {
-			continue
-		}
+	for _, info := range h.wanted(metrics) {
 		for _, s := range h.matching([]*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, info.Name)}) {
 			engine := s.labels.Get(series.LabelEngine)
 			if !slices.Contains(engines, engine) || s.kind != info.Kind {
@@ -60,6 +57,24 @@ func (h *Head) Steps(engines, metrics []string, from, to time.Time, step time.Du
 		}
 	}
 	return r.steps, nil
+}
+
+// wanted series of the named metrics, none named: all that are kept.
+func (h *Head) wanted(metrics []string) (found []series.Info) {
+	if len(metrics) > 0 {
+		for _, m := range metrics {
+			if info, known := h.Find(m); known {
+				found = append(found, info)
+			}
+		}
+		return found
+	}
+	for name, kind := range h.Kinds() {
+		if info, ours := series.Named(name, kind); ours {
+			found = append(found, info)
+		}
+	}
+	return found
 }
 
 // Aggregate tells what engines did from from to to, of all metrics.

@@ -190,22 +190,21 @@ func (r *Recorder) recordEngine(id string, now, until time.Time) {
 
 // append a step. A sample that a restored history already has is refused by the head, which counts it.
 func (r *Recorder) append(id string, who Identity, a *fleet.Aggregate, at time.Time) {
-	for _, s := range series.All {
-		switch s.Kind {
-		case series.Histogram:
-			if k := a.Sketches[s.Metric]; k != nil {
-				r.appendHistogram(seriesLabels(s, id, who, a.Origin[s.Metric]), native(k), at)
-			}
-		case series.Counter:
-			if v, ok := a.Counters[s.Metric]; ok {
-				l := seriesLabels(s, id, who, "")
-				_, before, _ := r.head.Last(l)
-				_ = r.head.Append(l, series.Counter, at, before+v)
-			}
-		case series.Gauge:
-			if g, ok := a.Gauges[s.Metric]; ok {
-				_ = r.head.Append(seriesLabels(s, id, who, ""), series.Gauge, at, g.Mean())
-			}
+	for metric, k := range a.Sketches {
+		if s, known := series.Find(metric); known && s.Kind == series.Histogram {
+			r.appendHistogram(seriesLabels(s, id, who, a.Origin[metric]), native(k), at)
+		}
+	}
+	for metric, v := range a.Counters {
+		if s, can := series.Of(metric, series.Counter); can {
+			l := seriesLabels(s, id, who, "")
+			_, before, _ := r.head.Last(l)
+			_ = r.head.Append(l, series.Counter, at, before+v)
+		}
+	}
+	for metric, g := range a.Gauges {
+		if s, can := series.Of(metric, series.Gauge); can {
+			_ = r.head.Append(seriesLabels(s, id, who, ""), series.Gauge, at, g.Mean())
 		}
 	}
 }

@@ -224,6 +224,36 @@ func TestAllMeasurementsAreNamed(t *testing.T) {
 	}
 }
 
+// TestSignalsOfAdapters: a signal that no table knows has a history too, unless its name is none.
+func TestSignalsOfAdapters(t *testing.T) {
+	r := newRig("")
+	r.add(t, "e", 0, 60, .2)
+	for _, w := range r.windows["e"] {
+		w.Counters["tokens_dreamt"], w.Gauges["mood"], w.Gauges["No Name"], w.Counters["mood"] = 2, .5, 1, 1
+	}
+	r.until(80)
+	for metric, want := range map[string]string{"tokens_dreamt": "perf_engine_tokens_dreamt_total", "mood": "perf_engine_mood_total"} {
+		if info, ok := r.Find(metric); !ok || info.Name != want {
+			t.Errorf("%s is %v, %v", metric, info, ok)
+		}
+	}
+	if _, ok := r.Find("No Name"); ok {
+		t.Error("a name that Prometheus does not allow is kept")
+	}
+	if got := r.series(t, "perf_engine_tokens_dreamt_total"); len(got) != 6 || got[5].V != 120 {
+		t.Errorf("recorded %v", got)
+	}
+	a, err := r.Head.Aggregate([]string{"e"}, noon, noon.Add(2*time.Minute))
+	if err != nil || a.Counters["tokens_dreamt"] != 100 || a.Gauges["mood"].Mean() != .5 {
+		t.Errorf("read back %v, %v, %v", a.Counters, a.Gauges, err)
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewExporter(r.Head, func() bool { return true }))
+	if n, err := testutil.GatherAndCount(registry, "perf_engine_tokens_dreamt_total", "perf_engine_mood"); n != 2 || err != nil {
+		t.Errorf("%d series shown, %v", n, err)
+	}
+}
+
 func TestExporter(t *testing.T) {
 	r := newRig("")
 	r.add(t, "e", 0, 60, .125)

@@ -44,13 +44,13 @@ type Handler struct {
 	store    storage.Queryable
 	engine   *promql.Engine
 	parser   parser.Parser
-	metadata map[string]Metadata
+	metadata func() map[string]Metadata
 	version  string
 	now      func() time.Time
 }
 
-// New returns a handler over store. metadata is by metric name; version is told to who asks for it.
-func New(store storage.Queryable, metadata map[string]Metadata, version string, logger *slog.Logger) *Handler {
+// New returns a handler over store. metadata returns what there is now, by metric name; version is told to who asks for it.
+func New(store storage.Queryable, metadata func() map[string]Metadata, version string, logger *slog.Logger) *Handler {
 	p := parser.NewParser(parser.Options{})
 	h := &Handler{
 		ServeMux: http.NewServeMux(), store: store, metadata: metadata, version: version, now: time.Now, parser: p,
@@ -219,7 +219,7 @@ func (h *Handler) meta(r *http.Request) (any, annotations.Annotations, error) {
 		return nil, nil, err
 	}
 	found := map[string][]Metadata{}
-	for name, m := range h.metadata {
+	for name, m := range h.metadata() {
 		if want := r.FormValue("metric"); (want == "" || want == name) && (limit == 0 || len(found) < limit) {
 			found[name] = []Metadata{m}
 		}

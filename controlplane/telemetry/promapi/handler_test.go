@@ -41,7 +41,9 @@ func serve(t *testing.T) *httptest.Server {
 			t.Fatal(err)
 		}
 	}
-	handler := New(h, map[string]Metadata{"running": {Type: "gauge", Help: "Requests."}}, "v", slog.New(slog.DiscardHandler))
+	handler := New(h, func() map[string]Metadata {
+		return map[string]Metadata{"running": {Type: "gauge", Help: "Requests."}}
+	}, "v", slog.New(slog.DiscardHandler))
 	handler.now = func() time.Time { return noon.Add(10 * time.Minute) }
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)

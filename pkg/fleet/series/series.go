@@ -3,6 +3,7 @@
 package series
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -114,7 +115,38 @@ func (i Info) Labels() []string {
 	return names
 }
 
-// Find a series by its name in windows.
+// Of returns the series of a counter or gauge: the one in All, or one made for a signal that an engine's
+// adapter brings along. False: its name cannot stand in Prometheus.
+func Of(metric string, kind Kind) (Info, bool) {
+	if info, known := Find(metric); known {
+		return info, info.Kind == kind
+	}
+	if !spelled.MatchString(metric) || kind == Histogram {
+		return Info{}, false
+	}
+	info := Info{Metric: metric, Name: nameOf(metric), Kind: kind, Help: "The adapter's signal " + metric + "; docs/METRICS.md tells what it means."}
+	if kind == Counter {
+		info.Name += "_total"
+	}
+	return info, true
+}
+
+// Named returns the series that has a name for Prometheus; false when no series of ours has it.
+func Named(name string, kind Kind) (Info, bool) {
+	if i := slices.IndexFunc(All, func(s Info) bool { return s.Name == name }); i >= 0 {
+		return All[i], All[i].Kind == kind
+	}
+	metric, ours := strings.CutPrefix(name, prefix)
+	if kind == Counter {
+		metric = strings.TrimSuffix(metric, "_total")
+	}
+	info, can := Of(metric, kind)
+	return info, ours && can && info.Name == name
+}
+
+var spelled = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+
+// Find a series of All by its name in windows.
 func Find(metric string) (Info, bool) {
 	i := slices.IndexFunc(All, func(s Info) bool { return s.Metric == metric })
 	if i < 0 {
