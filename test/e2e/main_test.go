@@ -53,11 +53,24 @@ func build(dir string) error {
 		{filepath.Join(dir, agentProgram), "plugins", "keygen", key, pub},
 		{filepath.Join(dir, agentProgram), "plugins", "sign", "--key", key, "--dir", filepath.Join(dir, "plugins"), "--manifest", filepath.Join(dir, "plugins.manifest.json")},
 	} {
-		c := exec.Command(cmd[0], cmd[1:]...)
-		c.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := c.CombinedOutput(); err != nil {
-			return fmt.Errorf("%v: %w\n%s", cmd, err, out)
+		if err := command(cmd, "CGO_ENABLED=0"); err != nil {
+			return err
+		}
+	}
+	if _, err := exec.LookPath("gcc"); err == nil {
+		cmd := []string{"go", "build", "-tags", "nomsgpack", "-ldflags", "-extldflags=-Wl,-z,lazy", "-o", filepath.Join(dir, gpuProgram), "../../agent/gpu/reader"}
+		if err := command(cmd, "CGO_ENABLED=1", "CGO_CFLAGS=-O2 -g -Wno-deprecated-declarations"); err != nil {
+			return err
 		}
 	}
 	return os.Setenv("PERF_PLUGINS_PUBLIC_KEY", pub)
+}
+
+func command(cmd []string, env ...string) error {
+	c := exec.Command(cmd[0], cmd[1:]...)
+	c.Env = append(os.Environ(), env...)
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w\n%s", cmd, err, out)
+	}
+	return nil
 }

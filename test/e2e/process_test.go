@@ -18,6 +18,7 @@ const (
 	agentProgram   = "perf-agent"
 	crashingAgent  = "perf-agent-failpoint" // the agent with crash points in its journal
 	controlProgram = "perf-controlplane"
+	gpuProgram     = "perf-gpu" // only where there is gcc
 )
 
 // marker is inherited by every process of a test, in whatever process group: what still carries it at

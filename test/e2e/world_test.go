@@ -72,6 +72,8 @@ type replica struct {
 	sim                  []string // further options of the simulation
 	api                  string   // that traffic uses
 	data                 string   // the sidecar's data folder
+	hardware             string   // as the operator names it; empty: what NVML says
+	env                  []string // of the launcher, and so of engine and GPU reader
 	launcher, agent      *process
 	socket               *launch.Client
 }
@@ -136,7 +138,7 @@ func (w *world) add(name, group string) *replica {
 	w.t.Helper()
 	ports := freePorts(w.t, 2)
 	r := &replica{
-		name: name, group: group, dialect: "vllm", api: "openai-completions", port: ports[0], agentPort: ports[1],
+		name: name, group: group, dialect: "vllm", api: "openai-completions", hardware: "h100-sxm", port: ports[0], agentPort: ports[1],
 		argv: []string{"vllm", "serve", "llama-3.1-8b", "--host", "127.0.0.1", "--port", strconv.Itoa(ports[0]), "--max-num-seqs", baseSeqs, "--shutdown-timeout", "5"},
 	}
 	r.data = filepath.Join(w.dir, "data", "agent-"+name)
@@ -167,7 +169,7 @@ func (w *world) startLauncher(r *replica) {
 		"--backoff-min", "500ms", "--grace", "5s", "--",
 		program(agentProgram), "sim-engine", "--dialect", r.dialect, "--sim-start-scale", "0.01", "--sim-children",
 	}
-	r.launcher = w.start("engine-"+r.name, agentProgram, nil, append(append(append(args, r.sim...), "--"), r.argv...)...)
+	r.launcher = w.start("engine-"+r.name, agentProgram, r.env, append(append(append(args, r.sim...), "--"), r.argv...)...)
 }
 
 // startAgent starts the replica's sidecar, always on the same data folder. PERF_CRASH_AT and the like
@@ -178,8 +180,8 @@ func (w *world) startAgent(r *replica, prog string, env ...string) {
 	for _, n := range w.nodes {
 		c += fmt.Sprintf("  - 127.0.0.1:%d\n", n.agents)
 	}
-	c += fmt.Sprintf("engines:\n  - {name: e, group: %s, engine: %s, url: %q, launcher: %s, hardware: h100-sxm, drain: {timeout: 10s, settle: 300ms}, ready_grace: 30s}\n",
-		r.group, r.dialect, r.engineURL(), filepath.Join(w.dir, r.name+".sock"))
+	c += fmt.Sprintf("engines:\n  - {name: e, group: %s, engine: %s, url: %q, launcher: %s, hardware: %q, drain: {timeout: 10s, settle: 300ms}, ready_grace: 30s}\n",
+		r.group, r.dialect, r.engineURL(), filepath.Join(w.dir, r.name+".sock"), r.hardware)
 	w.write("agent-"+r.name+".yaml", c)
 	r.agent = w.start("agent-"+r.name, prog, env, "run", "--config", filepath.Join(w.dir, "agent-"+r.name+".yaml"))
 }
