@@ -6,12 +6,15 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/optiinfra/performance-agent/pkg/engine"
 	"github.com/optiinfra/performance-agent/pkg/fleet"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 )
@@ -24,6 +27,29 @@ type sidecar struct {
 
 func startSidecar(t *testing.T, cfg Config, all adapters) *sidecar {
 	t.Helper()
+	return startSidecarLogging(t, cfg, all, io.Discard)
+}
+
+// syncBuffer is what several goroutines write to.
+type syncBuffer struct {
+	mu sync.Mutex // guards what follows
+	b  strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func startSidecarLogging(t *testing.T, cfg Config, all adapters, log io.Writer) *sidecar {
+	t.Helper()
 	cfg.DataDir, cfg.ScrapeInterval = t.TempDir(), 100*time.Millisecond
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
@@ -33,7 +59,7 @@ func startSidecar(t *testing.T, cfg Config, all adapters) *sidecar {
 		t.Fatal(err)
 	}
 	t.Cleanup(dir.Close)
-	a, err := newAgent(cfg, dir, all, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	a, err := newAgent(cfg, dir, all, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,5 +236,40 @@ func TestNodeAgentAnswersPerEngine(t *testing.T) {
 	problems, err := testutil.GatherAndLint(s.agent.registry())
 	if err != nil || len(problems) > 0 {
 		t.Errorf("promtool check metrics would say: %v, %v", problems, err)
+	}
+}
+
+// TestWhatThePageDoesNotTell: a page without a series that answers rest on is told once in the log, in
+// /status and in the window.
+func TestWhatThePageDoesNotTell(t *testing.T) {
+	e := &httpEngine{addr: freeAddr(t)}
+	e.start(t)
+	without := func(target *engine.Target) (*engine.Description, error) {
+		d, err := describeFake(target)
+		d.Signals = append(d.Signals, &engine.Signal{Signal: fleet.KVUsage, Series: "f:usage", Kind: engine.Gauge})
+		return d, err
+	}
+	const words = "the metrics page does not tell how full the KV cache is (no f:usage)"
+	log := &syncBuffer{}
+	s := startSidecarLogging(t, oneEngine("http://"+e.addr), fakeAdapters{"fake": fakeAdapter{describe: without}}, log)
+	eventually(t, "status warns", func() bool {
+		_, raw := s.get(t, "/status")
+		var st statusReport
+		if err := json.Unmarshal([]byte(raw), &st); err != nil {
+			t.Fatal(err)
+		}
+		in := st.Engines[0]
+		return len(in.Sources) > 0 && in.Sources[0].Warning == words && !in.Sources[0].AnsweredAt.IsZero() && slices.Equal(in.MissingSignals, []string{fleet.KVUsage})
+	})
+	eventually(t, "the log tells", func() bool { return strings.Contains(log.String(), words) })
+	w := s.agent.collector.Last(s.agent.instances[0].id)
+	if src := w.Sources[0]; src.GetWarning() != words || src.GetStale() || src.GetError() != "" {
+		t.Errorf("the window's source: %v", src)
+	}
+	eventually(t, "two windows later", func() bool {
+		return s.agent.collector.Last(s.agent.instances[0].id).Start.Sub(w.Start) >= 2*time.Second
+	})
+	if n := strings.Count(log.String(), words); n != 1 {
+		t.Errorf("told %d times", n)
 	}
 }

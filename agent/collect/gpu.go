@@ -109,7 +109,7 @@ func (g *GPU) Drain(w *fleet.Window, now time.Time) *agentv1.Source {
 	}
 	g.drained = true
 	age := max(0, now.Sub(status.Taken))
-	s.AgeMs = age.Milliseconds()
+	s.AgeMs, s.AnsweredUnixMs = age.Milliseconds(), status.Taken.UnixMilli()
 	if age > gpuSilence {
 		if s.Error == "" {
 			s.Error = fmt.Sprintf("the GPU reader has said nothing for %v", age.Round(time.Second))
