@@ -35,7 +35,7 @@ func root() *cobra.Command {
 	r.flags(cmd)
 	cmd.AddCommand(
 		serveCommand(), demoCommand(),
-		statusCommand(r), getCommand(r), describeCommand(r), topCommand(r), optimizeCommand(r), approveCommand(r),
+		statusCommand(r), getCommand(r), describeCommand(r), topCommand(r), historyCommand(r), optimizeCommand(r), approveCommand(r),
 		workflowCommand(r), rolloutCommand(r), eventsCommand(r),
 		&cobra.Command{
 			Use: "version", Short: "print the version", Args: cobra.NoArgs,
