@@ -51,7 +51,7 @@ func (o *runOptions) bind(cmd *cobra.Command) {
 	f.StringVar(&o.engine, "engine", "", "adapter of the only engine; empty: find out")
 	f.StringVar(&o.name, "engine-name", "", "name of the only engine")
 	f.StringVar(&o.group, "group", "", "group of the only engine")
-	f.StringVar(&o.hardware, "hardware", "", "hardware class of the only engine")
+	f.StringVar(&o.hardware, "hardware", "", "hardware class of the only engine; empty: what NVML says")
 	f.StringVar(&o.launcher, "launcher", "", "launcher socket of the only engine")
 	f.StringSliceVar(&o.controlPlane, "control-plane", nil, "agent ports of control-plane nodes, host:port")
 	f.StringVar(&o.agentID, "agent-id", "", "identity; empty: drawn once and kept")

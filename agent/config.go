@@ -79,7 +79,8 @@ type Engine struct {
 	URL string `yaml:"url" env:"PERF_ENGINE_URL"`
 	// Launcher is the socket of `perf-agent launch`; empty: observe only.
 	Launcher string `yaml:"launcher" env:"PERF_LAUNCHER_SOCKET"`
-	// Hardware class; replicas of one class may be compared.
+	// Hardware class, a name of the GPU table; replicas of one class may be compared. Empty: what NVML
+	// says.
 	Hardware string `yaml:"hardware" env:"PERF_HARDWARE"`
 	Drain    Drain  `yaml:"drain" envPrefix:"PERF_DRAIN_"`
 	// ReadyGrace is how long an engine may take to serve after its start, before that is called a
