@@ -104,15 +104,14 @@ func byProduct(all []collect.Accelerator) (kinds []kind) {
 	return kinds
 }
 
-// noticeHardware says what is new about it.
+// noticeHardware says what is new about it. A power limit that wanders is said once.
 func (in *instance) noticeHardware(h hardware) {
-	if h.Seen != "" && in.said.first("hardware", h.Name+h.Seen) {
-		in.log.Info("hardware is seen", "hardware", h.Name, "nvml", h.Seen)
+	if h.Seen == "" || !in.said.first("hardware", fmt.Sprintf("%s, %d warnings", h.Name, len(h.Warnings))) {
+		return
 	}
+	in.log.Info("hardware is seen", "hardware", h.Name, "nvml", h.Seen)
 	for _, w := range h.Warnings {
-		if in.said.first("warning "+w, w) {
-			in.log.Warn(w)
-		}
+		in.log.Warn(w)
 	}
 }
 

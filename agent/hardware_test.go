@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"log/slog"
 	"strings"
 	"testing"
@@ -118,6 +119,21 @@ func TestHardwareIsTold(t *testing.T) {
 				t.Errorf("status: hardware %q, %q, warnings %q", e.Hardware, e.Accelerators, e.Warnings)
 			}
 		})
+	}
+}
+
+// TestHardwareIsNoticedOnce: a power limit that wanders fills no log.
+func TestHardwareIsNoticedOnce(t *testing.T) {
+	var log bytes.Buffer
+	in := &instance{log: slog.New(slog.NewTextHandler(&log, nil))}
+	for watts := range 100 {
+		a := product("NVIDIA L4", 22.5, 700)
+		a.PowerLimitWatts = float64(300 + watts)
+		in.noticeHardware(nameHardware("", []collect.Accelerator{a}, hardwareTables()))
+	}
+	in.noticeHardware(hardware{Name: "set and nothing seen"})
+	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "300 W where 700 W are usual") || !strings.Contains(log.String(), "hardware=l4") {
+		t.Errorf("%d lines:\n%s", n, log.String())
 	}
 }
 

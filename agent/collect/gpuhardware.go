@@ -33,7 +33,12 @@ func (g *GPU) identify(devices []gpu.Device, own bool) {
 	var all []Accelerator
 	for i := range devices {
 		d := &devices[i]
-		if d.Lost != "" || d.Name == "" {
+		switch {
+		case d.Lost != "" && g.hardware != nil:
+			return
+		case d.Lost != "":
+			continue
+		case d.Name == "":
 			return
 		}
 		all = append(all, accelerators(d, g.instance(d))...)

@@ -39,7 +39,8 @@ func TestHardware(t *testing.T) {
 		"of two kinds, nobody's":      {[]gpu.Device{named(card("a", 1), "H"), named(card("b", 1), "L")}, nil},
 		"of two kinds, one its own":   {[]gpu.Device{named(card("a", 1), "H"), named(card("b", 1, own), "L")}, []Accelerator{whole("L")}},
 		"of two kinds, both its own":  {[]gpu.Device{named(card("a", 1, own), "H"), named(card("b", 1, own), "L")}, []Accelerator{whole("H"), whole("L")}},
-		"one is lost":                 {[]gpu.Device{named(card("a", 1), "H"), {UUID: "b", Name: "H", Lost: "gone"}}, nil},
+		"one is lost":                 {[]gpu.Device{named(card("a", 1), "H"), {UUID: "b", Name: "H", Lost: "gone"}}, []Accelerator{whole("H")}},
+		"all are lost":                {[]gpu.Device{{UUID: "b", Name: "H", Lost: "gone"}}, nil},
 		"without a name":              {[]gpu.Device{card("a", 1)}, nil},
 		"the only instance":           {[]gpu.Device{with(cut, 0, 0, part(3, "H MIG 1g.10gb"))}, []Accelerator{slice("H MIG 1g.10gb")}},
 		"its own instance":            {[]gpu.Device{with(cut, own, 5, part(3, "H MIG 1g.10gb"), part(5, "H MIG 2g.20gb"))}, []Accelerator{slice("H MIG 2g.20gb")}},
@@ -64,6 +65,10 @@ func TestHardware(t *testing.T) {
 			all, known := g.Hardware()
 			if diff := cmp.Diff(c.want, all); diff != "" || !known {
 				t.Errorf("known %v (-want +got):\n%s", known, diff)
+			}
+			if all != nil {
+				f.status.Record = &gpu.Record{Devices: []gpu.Device{{UUID: "a", Lost: "gone"}, named(card("z", 1), "X")}}
+				drainGPU(t, g)
 			}
 			f.status = gpu.Status{Looked: true, Problem: "it was killed"}
 			if later, known := g.Hardware(); !known || !cmp.Equal(later, all) {
