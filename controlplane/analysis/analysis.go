@@ -37,6 +37,11 @@ const (
 	FailSlow               Class = "fail_slow"                // an engine is slower than it should be, and nothing shows why
 	ColdStart              Class = "cold_start"               // the engine has just been started
 	ReservationTooLarge    Class = "reservation_too_large"    // room is kept for tokens that do not come
+	APIBound               Class = "api_bound"                // the process that speaks HTTP and tokenizes is the limit
+	CommunicationBound     Class = "communication_bound"      // GPUs wait for each other
+	LinkDegraded           Class = "link_degraded"            // a link between GPU and host or GPU and GPU is not what it can be
+	SpeculationIneffective Class = "speculation_ineffective"  // drafts cost more than they bring
+	ExpertImbalance        Class = "expert_imbalance"         // some ranks have more expert work than others
 	None                   Class = "none"
 	NotEnoughData          Class = "not_enough_data"
 )
@@ -193,6 +198,12 @@ var sentence = map[Class]string{
 	ReplicaImbalance:       "the load is uneven",
 	FailSlow:               "the engine is slower than its load explains",
 	ColdStart:              "the engine has just been started",
+	ThermalThrottle:        "a GPU runs below its clock",
+	AdmissionLimited:       "requests are refused while the engine has room",
+	APIBound:               "requests wait before the scheduler knows of them",
+	CommunicationBound:     "GPUs wait for each other",
+	LinkDegraded:           "a link is not what it can be",
+	SpeculationIneffective: "speculation costs more than it brings",
 	ReservationTooLarge:    "requests wait although neither batch nor cache is full",
 }
 

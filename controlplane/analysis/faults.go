@@ -13,6 +13,9 @@ import (
 var faults = []rule{
 	{class: ColdStart, falsified: "the engine is as slow minutes after its start", fires: coldStart},
 	{class: NetworkOrClient, falsified: "clients that read at once see the same latency", fires: networkOrClient},
+	{class: ThermalThrottle, falsified: "at its full clock the engine is as slow", fires: thermalThrottle},
+	{class: LinkDegraded, falsified: "on a GPU with whole links the engine is as slow", fires: linkDegraded},
+	{class: AdmissionLimited, falsified: "with a longer queue as many requests are refused", fires: admissionLimited},
 	{class: FailSlow, falsified: "a restart on another host is as slow", fires: failSlow},
 }
 

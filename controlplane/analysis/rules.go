@@ -59,6 +59,20 @@ var rules = []rule{
 		falsified: "a canary that reserves less keeps as many requests waiting",
 		fires:     reservation,
 	},
+	{
+		class: APIBound, knobs: []string{"api_servers"},
+		falsified: "with another front process on a canary as many requests wait outside the scheduler",
+		fires:     apiBound,
+	},
+	{
+		class: CommunicationBound, knobs: []string{"tensor_parallel"},
+		falsified: "over half as many GPUs the same tokens a second for each GPU come out",
+		fires:     communicationBound,
+	},
+	{
+		class: SpeculationIneffective, falsified: "a canary without speculation has the same time per token",
+		fires: speculationIneffective,
+	},
 }
 
 // unseen are the classes that no source lets anybody judge yet.
@@ -66,13 +80,7 @@ var unseen = []struct {
 	class   Class
 	missing string
 }{
-	{"api_bound", "no source tells what clients wait for beside the engine"},
-	{"communication_bound", "no source counts traffic between GPUs"},
-	{"link_degraded", "no source tells the state of links"},
-	{"thermal_throttle", "no source tells a GPU's clocks"},
-	{"admission_limited", "no source counts refused requests"},
-	{"speculation_ineffective", "no source counts accepted draft tokens"},
-	{"expert_imbalance", "no source tells the step time of single ranks"},
+	{ExpertImbalance, "no source tells the step time of single ranks"},
 }
 
 // batchLimited: a full batch with a queue, cache space left and no evictions. Published pairs of

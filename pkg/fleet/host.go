@@ -3,6 +3,7 @@ package fleet
 // Counters that the host tells of an engine's processes, as increases within a window.
 const (
 	EngineCPUSeconds       = "engine_cpu_seconds"       // used by all processes of the engine
+	EngineFrontCPUSeconds  = "engine_front_cpu_seconds" // used by the process that listens on the engine's port
 	EngineRunWaitSeconds   = "engine_runwait_seconds"   // the thread that waited longest for a core while it could run
 	EngineThrottledSeconds = "engine_throttled_seconds" // held back by the CPU quota of a cgroup
 	EngineStoppedSeconds   = "engine_stopped_seconds"   // a process of the engine was stopped by a signal

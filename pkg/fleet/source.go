@@ -43,7 +43,7 @@ func (a *Aggregate) outcomeSource() string {
 var (
 	outcomes    = set(RequestsFinished, RequestsFailed, RequestsAborted)
 	wireMetrics = set(RequestsOpen, RequestsOpenOver1s, RequestsOpenOver10s, RequestsOpenOver60s, OldestRequestSeconds, OldestSilentSeconds, StreamChunks)
-	hostMetrics = set(EngineCPUSeconds, EngineRunWaitSeconds, EngineThrottledSeconds, EngineStoppedSeconds, HostCPUSeconds, HostStealSeconds,
+	hostMetrics = set(EngineCPUSeconds, EngineFrontCPUSeconds, EngineRunWaitSeconds, EngineThrottledSeconds, EngineStoppedSeconds, HostCPUSeconds, HostStealSeconds,
 		ClientSeconds, ClientBacklogSeconds, EngineAgeSeconds, HostCores)
 )
 

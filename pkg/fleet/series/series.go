@@ -168,6 +168,7 @@ var counters = map[string]string{
 	fleet.Iterations:        "Engine steps.",
 
 	fleet.EngineCPUSeconds:       "CPU time of the engine's processes.",
+	fleet.EngineFrontCPUSeconds:  "CPU time of the engine's process that listens on its port.",
 	fleet.EngineRunWaitSeconds:   "Time for which the engine's busiest thread could run and had no core.",
 	fleet.EngineThrottledSeconds: "Time for which a CPU quota held the engine back.",
 	fleet.EngineStoppedSeconds:   "Time for which a signal had stopped a process of the engine.",
