@@ -52,8 +52,8 @@ func throttled(dir string) (seconds float64, ok bool) {
 	for line := range strings.Lines(string(raw)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		unit := map[string]float64{"throttled_time": 1e9, "throttled_usec": 1e6}[name]
-		if v, err := strconv.ParseFloat(value, 64); err == nil && unit > 0 {
-			return v / unit, true
+		if v, err := strconv.ParseUint(value, 10, 64); err == nil && unit > 0 {
+			return float64(v) / unit, true
 		}
 	}
 	return 0, false

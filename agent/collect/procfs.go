@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -150,14 +151,20 @@ func readStat(root string, pid int) (procStat, error) {
 	if len(f) < 20 || len(f[0]) != 1 {
 		return procStat{}, fmt.Errorf("stat of process %d is not understood", pid)
 	}
-	number := func(i int) float64 {
-		v, _ := strconv.ParseFloat(string(f[i]), 64) // the kernel writes numbers
-		return v
-	}
+	parent, _ := strconv.Atoi(string(f[1])) // the kernel writes numbers
 	return procStat{
-		state: f[0][0], parent: int(number(1)),
-		cpu: (number(11) + number(12)) / ticksPerSecond, started: number(19) / ticksPerSecond,
+		state: f[0][0], parent: parent,
+		cpu: (amount(string(f[11])) + amount(string(f[12]))) / ticksPerSecond, started: amount(string(f[19])) / ticksPerSecond,
 	}, nil
+}
+
+// amount is a number of the kernel's; 0 of anything else.
+func amount(text string) float64 {
+	v, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return float64(v)
 }
 
 // numbers lists the numeric entries of a folder of /proc.
@@ -186,9 +193,7 @@ func threadWaits(root string, pid int, into map[string]float64) {
 		if err != nil || len(f) < 2 {
 			continue
 		}
-		if ns, err := strconv.ParseFloat(string(f[1]), 64); err == nil {
-			into[strconv.Itoa(tid)] = ns / 1e9
-		}
+		into[strconv.Itoa(tid)] = amount(string(f[1])) / 1e9
 	}
 }
 
@@ -198,7 +203,11 @@ func uptime(root string) (float64, error) {
 		return 0, err
 	}
 	first, _, _ := strings.Cut(string(raw), " ")
-	return strconv.ParseFloat(first, 64)
+	v, err := strconv.ParseFloat(first, 64)
+	if err == nil && !(v >= 0 && v <= math.MaxFloat64) {
+		err = fmt.Errorf("uptime %q is no time", first)
+	}
+	return v, err
 }
 
 // hostCPU sums up the time the host's cores worked, for itself and for its hypervisor's others.
@@ -210,7 +219,7 @@ func hostCPU(root string) (busy, steal float64) {
 	line, _, _ := strings.Cut(string(raw), "\n")
 	f := strings.Fields(line)
 	for i := 1; i < len(f) && i <= 8; i++ {
-		v, _ := strconv.ParseFloat(f[i], 64) // the kernel writes numbers
+		v := amount(f[i])
 		switch i {
 		case 4, 5: // idle, waiting for a disk
 		case 8:

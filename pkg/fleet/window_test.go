@@ -1,12 +1,14 @@
 package fleet
 
 import (
+	"errors"
 	"math"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/optiinfra/performance-agent/pkg/stats"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
@@ -130,6 +132,51 @@ func FuzzFromProto(f *testing.F) {
 		})
 		if err == nil && NewAggregate().Add(w) != nil {
 			t.Error("an accepted window does not merge")
+		}
+	})
+}
+
+// FuzzWindow: whatever a message says, a window that is taken goes on over the wire as it is, since it is
+// passed on to other nodes.
+func FuzzWindow(f *testing.F) {
+	w := NewWindow("a/0", time.Unix(1000, 0))
+	w.Counters[GenerationTokens], w.Gauges[KVUsage] = 40, .5
+	w.Sketches[TTFT], w.Origin[TTFT] = stats.FromHistogram([]stats.Bucket{{Upper: .1, Count: 3}, {Upper: math.Inf(1), Count: 1}}, 1), SourceEngine
+	pb, err := w.Proto()
+	if err != nil {
+		f.Fatal(err)
+	}
+	raw, err := proto.Marshal(pb)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var pb agentv1.Window
+		if proto.Unmarshal(raw, &pb) != nil {
+			return
+		}
+		one, err := FromProto(&pb)
+		if err != nil {
+			return
+		}
+		on, err := one.Proto()
+		if err != nil {
+			t.Fatalf("a window that was taken cannot be passed on: %v", err)
+		}
+		two, err := FromProto(on)
+		if err != nil {
+			t.Fatalf("a window that was taken is refused by the next: %v", err)
+		}
+		a := NewAggregate()
+		if err := errors.Join(a.Add(one), a.Add(two)); err != nil {
+			t.Fatal(err)
+		}
+		for metric, s := range one.Sketches {
+			if a.Count(metric) < s.Count() || two.Sketches[metric].Count() != s.Count() {
+				t.Errorf("%s: %v values, passed on %v, together %v", metric, s.Count(), two.Sketches[metric].Count(), a.Count(metric))
+			}
 		}
 	})
 }

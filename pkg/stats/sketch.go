@@ -130,6 +130,9 @@ func UnmarshalSketch(b []byte, sum float64) (sk *Sketch, err error) {
 	if err := proto.Unmarshal(b, &pb); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSketch, err)
 	}
+	if err := plausible(&pb); err != nil {
+		return nil, err
+	}
 	dd, err := ddsketch.FromProtoWithStoreProvider(&pb, newStore)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSketch, err)
@@ -141,6 +144,48 @@ func UnmarshalSketch(b []byte, sum float64) (sk *Sketch, err error) {
 	return &Sketch{dd: dd, sum: sum}, nil
 }
 
+// mostCount bounds the values of a foreign sketch: beyond, whole numbers are no longer exact, and sums of
+// such may become infinite.
+const mostCount = 1 << 53
+
+// plausible refuses what no values make: counts below zero or without end, values below zero, and bins
+// beyond all numbers. One such sketch would spoil whatever it is merged into.
+func plausible(pb *sketchpb.DDSketch) error {
+	below, err := total(pb.GetNegativeValues())
+	if err == nil && below != 0 {
+		err = fmt.Errorf("%w: it has values below zero", ErrSketch)
+	}
+	above, failed := total(pb.GetPositiveValues())
+	if err = errors.Join(err, failed); err != nil {
+		return err
+	}
+	if zero := pb.GetZeroCount(); !(zero >= 0 && zero+above <= mostCount) {
+		return fmt.Errorf("%w: it has %v zeros and %v other values", ErrSketch, zero, above)
+	}
+	return nil
+}
+
+// mostIndex bounds bins to those of numbers: of 1 % each, so many lead from 1 to the largest number, and
+// as many to the smallest.
+const mostIndex = 35_400
+
+// total of a store's counts.
+func total(s *sketchpb.Store) (sum float64, err error) {
+	add := func(index int64, n float64) {
+		if !(n >= 0 && n <= mostCount) || index < -mostIndex || index > mostIndex {
+			err = fmt.Errorf("%w: %v values in bin %d", ErrSketch, n, index)
+		}
+		sum += n
+	}
+	for index, n := range s.GetBinCounts() {
+		add(int64(index), n)
+	}
+	for i, n := range s.GetContiguousBinCounts() {
+		add(int64(s.GetContiguousBinIndexOffset())+int64(i), n)
+	}
+	return sum, err
+}
+
 // AppendPacked appends the compact form of the values to b: a few bytes per occupied bin, without the
 // sum and without the mapping, which is the same for all sketches of this package.
 func (s *Sketch) AppendPacked(b []byte) []byte {
@@ -150,7 +195,14 @@ func (s *Sketch) AppendPacked(b []byte) []byte {
 
 // MergePacked adds values that AppendPacked wrote and their sum: whole counts exactly, fractions of a
 // count to one part in 2^52.
-func (s *Sketch) MergePacked(b []byte, sum float64) error {
+//
+// Of bytes that are broken it may have added a part.
+func (s *Sketch) MergePacked(b []byte, sum float64) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // as above
+			err = fmt.Errorf("%w: %v", ErrSketch, r)
+		}
+	}()
 	if err := s.dd.DecodeAndMergeWith(b); err != nil {
 		return fmt.Errorf("%w: %w", ErrSketch, err)
 	}

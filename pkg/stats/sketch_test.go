@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/DataDog/sketches-go/ddsketch"
+	"github.com/DataDog/sketches-go/ddsketch/pb/sketchpb"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -82,6 +83,49 @@ func TestSketchOverTheWire(t *testing.T) {
 	}
 }
 
+// TestUnmarshalRefusesWhatNoValuesMake: a sketch of a lying agent must not spoil the group's.
+func TestUnmarshalRefusesWhatNoValuesMake(t *testing.T) {
+	sound := func() *sketchpb.DDSketch {
+		s := NewSketch()
+		if err := s.AddN(.5, 3); err != nil {
+			t.Fatal(err)
+		}
+		return s.dd.ToProto()
+	}
+	for name, spoil := range map[string]func(*sketchpb.DDSketch){
+		"sound":                     func(*sketchpb.DDSketch) {},
+		"negative count":            func(pb *sketchpb.DDSketch) { pb.PositiveValues.BinCounts = map[int32]float64{7: -1} },
+		"negative contiguous count": func(pb *sketchpb.DDSketch) { pb.PositiveValues.ContiguousBinCounts[0] = -3 },
+		"no number of values":       func(pb *sketchpb.DDSketch) { pb.PositiveValues.BinCounts = map[int32]float64{7: math.NaN()} },
+		"endless count":             func(pb *sketchpb.DDSketch) { pb.PositiveValues.BinCounts = map[int32]float64{7: math.Inf(1)} },
+		"counts without measure": func(pb *sketchpb.DDSketch) {
+			pb.PositiveValues.BinCounts = map[int32]float64{7: mostCount, 8: mostCount}
+		},
+		"negative zeros":         func(pb *sketchpb.DDSketch) { pb.ZeroCount = -1 },
+		"values below zero":      func(pb *sketchpb.DDSketch) { pb.NegativeValues = &sketchpb.Store{BinCounts: map[int32]float64{7: 1}} },
+		"a value beyond numbers": func(pb *sketchpb.DDSketch) { pb.PositiveValues.BinCounts = map[int32]float64{math.MaxInt32: 1} },
+		"bins beyond numbers":    func(pb *sketchpb.DDSketch) { pb.PositiveValues.ContiguousBinIndexOffset = math.MinInt32 },
+	} {
+		pb := sound()
+		spoil(pb)
+		raw, err := proto.Marshal(pb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := UnmarshalSketch(raw, 1.5); errors.Is(err, ErrSketch) == (name == "sound") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+// TestMergePackedRefuses: bytes that are broken are an error and no panic.
+func TestMergePackedRefuses(t *testing.T) {
+	raw := []byte("\x050\xba\xba\xba\xba0000") // a bin beyond all that the library can hold
+	if err := NewSketch().MergePacked(raw, 0); !errors.Is(err, ErrSketch) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func FuzzUnmarshalSketch(f *testing.F) {
 	s := NewSketch()
 	_ = s.AddN(0.5, 3)
@@ -101,6 +145,13 @@ func FuzzUnmarshalSketch(f *testing.F) {
 		if err := fresh.Merge(sk); err != nil {
 			t.Errorf("an accepted sketch does not merge: %v", err)
 		}
-		sk.Quantile(0.5)
+		if n := fresh.Count(); n != sk.Count() || !(n >= 0 && n <= mostCount) {
+			t.Errorf("%v values, merged %v", sk.Count(), n)
+		}
+		for _, q := range []float64{0, .5, 1} {
+			if v := fresh.Quantile(q); fresh.Count() > 0 && !(v >= 0 && v <= math.MaxFloat64) {
+				t.Errorf("quantile %v is %v", q, v)
+			}
+		}
 	})
 }
