@@ -109,10 +109,15 @@ func end(w *commandv1.Workflow, state commandv1.WorkflowState, reason string) *S
 	return s
 }
 
-// patience ends a workflow that has waited too long for an answer.
+// patience ends a workflow that has waited too long for an answer about its group's telemetry.
 func patience(w *commandv1.Workflow, o Observation, t Timing, waitedFor string) *Step {
-	started := time.UnixMilli(w.GetCollectFromMs())
-	if o.Now.Sub(started) < t.Collect+t.Patience {
+	began := time.UnixMilli(max(w.GetCreatedMs(), w.GetCollectFromMs()))
+	return giveUp(w, o, began.Add(t.Collect+t.Patience), waitedFor)
+}
+
+// giveUp ends a workflow once a time is over.
+func giveUp(w *commandv1.Workflow, o Observation, at time.Time, waitedFor string) *Step {
+	if o.Now.Before(at) {
 		return nil
 	}
 	if o.Err != nil {
@@ -230,7 +235,7 @@ func learn(w *commandv1.Workflow, o Observation, t Timing) *Step {
 		return nil
 	}
 	if o.Measured == nil {
-		return patience(w, o, t, "the result could not be measured")
+		return giveUp(w, o, time.UnixMilli(o.Rollout.GetEndedMs()).Add(t.Verify+t.Patience), "the result could not be measured")
 	}
 	s := end(w, learned, "the rollout is measured: see before and after")
 	s.Command.After = o.Measured

@@ -27,6 +27,9 @@ func TestNext(t *testing.T) {
 	auto, approve, advise := commandv1.Mode_MODE_AUTO, commandv1.Mode_MODE_APPROVE, commandv1.Mode_MODE_ADVISE
 	long := record(collecting, auto)
 	long.CollectFromMs = now.Add(-time.Hour).UnixMilli()
+	// As the API begins one: telemetry that is already there counts.
+	young := &commandv1.Workflow{Id: "w-1", Group: "chat", State: collecting, Mode: auto, CreatedMs: now.Add(-time.Minute).UnixMilli()}
+	old := &commandv1.Workflow{Id: "w-1", Group: "chat", State: verifying, Mode: auto, CreatedMs: now.Add(-time.Hour).UnixMilli()}
 	open := &commandv1.Recommendation{Id: "p-1", Status: "open", Title: "up"}
 	rollout := func(s commandv1.RolloutState) *commandv1.Rollout {
 		return &commandv1.Rollout{Id: "r-1", State: s, EndedMs: now.Add(-90 * time.Second).UnixMilli(), EndReason: "harm"}
@@ -41,6 +44,8 @@ func TestNext(t *testing.T) {
 		"waits for telemetry":         {record(collecting, auto), Observation{}, wait},
 		"not enough data, waits":      {record(collecting, auto), Observation{Findings: finding("not_enough_data")}, wait},
 		"not enough data, gives up":   {long, Observation{Findings: finding("not_enough_data")}, failed},
+		"begun by the API, waits":     {young, Observation{Findings: finding("not_enough_data")}, wait},
+		"measured late, waits":        {old, Observation{Rollout: rollout(commandv1.RolloutState_ROLLOUT_STATE_SUCCEEDED)}, wait},
 		"a fault, waits":              {record(collecting, auto), Observation{Findings: finding("cold_start")}, wait},
 		"a fault that stays":          {long, Observation{Findings: finding("network_or_client")}, failed},
 		"nothing limits":              {record(collecting, auto), Observation{Findings: finding("none")}, learned},
