@@ -60,7 +60,8 @@ type Predictor struct {
 
 	// Per-second rates of one rank with efficiencies applied, and sizes in bytes.
 	weightRate, gemmRate, attnRate, kvRate float64
-	linkRate                               float64 // 0 without a link
+	linkRate                               float64   // 0 without a link
+	nccl                                   AllReduce // zero where this link was never measured
 	weightBytes, attentionBytes, kvPerGPU  float64
 }
 
@@ -83,6 +84,10 @@ func New(s Setup, c Coefficients) (*Predictor, error) {
 		return nil, err
 	}
 	tp := float64(s.Layout.TP)
+	nccl, err := s.GPU.AllReduceLaw(s.Layout.TP)
+	if err != nil && !errors.Is(err, ErrNoLaw) {
+		return nil, err
+	}
 	return &Predictor{
 		setup: s, coeff: c, parts: s.Model.parts(),
 		weightRate:     tp * s.GPU.HBMTBps * 1e12 * c.Weights,
@@ -90,6 +95,7 @@ func New(s Setup, c Coefficients) (*Predictor, error) {
 		attnRate:       tp * s.GPU.BF16TFLOPS * 1e12 * c.Attention,
 		kvRate:         s.GPU.HBMTBps * 1e12 * c.KV,
 		linkRate:       s.GPU.LinkGbpsBidir / 2 * 1e9 * c.Link,
+		nccl:           nccl,
 		weightBytes:    bytesPerWeight[weights],
 		attentionBytes: s.Model.attentionBytes(weights),
 		kvPerGPU:       s.Model.KVBytesPerToken(s.KV) * s.Model.kvShare(s.Layout.TP),
@@ -188,74 +194,4 @@ func (p *Predictor) terms(l load) Terms {
 func (p *Predictor) WeightBytesPerStep(tokens float64) float64 {
 	touched := p.parts.expertsTouched(tokens) + p.parts.shared
 	return p.parts.attention*p.attentionBytes + (p.parts.dense+p.parts.expert*touched)*p.weightBytes + 2*p.parts.head
-}
-
-// linkSeconds is two ring all-reduces per layer for tensor parallelism, and dispatch and combine of every
-// expert layer for expert parallelism.
-func (p *Predictor) linkSeconds(tokens float64) (sum float64) {
-	m, layout := p.setup.Model, p.setup.Layout
-	activation := tokens * float64(m.Hidden) * 2 // bytes
-	if t := float64(layout.TP); t > 1 {
-		sum += 2 * float64(m.Layers) * (p.coeff.AllReduceSeconds + 2*(t-1)/t*activation/p.linkRate)
-	}
-	if ep := float64(layout.EP); ep > 1 && m.Experts > 1 && p.linkRate > 0 {
-		moe := float64(m.Layers - m.DenseLayers)
-		sum += 2 * moe * (p.coeff.AllReduceSeconds + float64(m.ExpertsPerToken)*activation*(ep-1)/ep/p.linkRate)
-	}
-	return sum
-}
-
-// Memory beside weights and cache, in bytes. Together they come to 1.2 GB for an 8B model at 2048 tokens
-// and 256 sequences, as measured on a 24 GB card, plus communication buffers with tensor parallelism.
-const (
-	contextBytes   = .84e9 // CUDA context, graphs, workspaces
-	commBytes      = .35e9
-	visible        = .98 * (1 << 30) // bytes an engine sees per nominal GB
-	logitBytes     = 6               // per vocabulary entry and sequence: half-precision logits and their copy
-	activationWide = 2               // buffers of FFN width per token
-	activationHid  = 4               // buffers of hidden width per token
-)
-
-// ActivationBytes is the peak of activations of one GPU at a token budget and sequence limit.
-func (p *Predictor) ActivationBytes(maxBatchedTokens, maxNumSeqs int) float64 {
-	m := p.setup.Model
-	wide := float64(m.FFN * max(m.ExpertsPerToken, 1))
-	perToken := 2 * (activationWide*wide/float64(p.setup.Layout.TP) + activationHid*float64(m.Hidden))
-	return float64(maxBatchedTokens)*perToken + logitBytes*float64(maxNumSeqs)*float64(m.Vocab)/float64(p.setup.Layout.TP)
-}
-
-// KVCapacityTokens is the capacity of one data-parallel rank's KV cache: what the engine reported if the
-// setup has it, the formula otherwise. ErrDoesNotFit when the weights leave nothing.
-func (p *Predictor) KVCapacityTokens() (int, error) {
-	s := p.setup
-	if s.KVTokens > 0 {
-		return s.KVTokens, nil
-	}
-	gb := s.GPU.HBMGB
-	if s.GPU.UsableGB > 0 {
-		gb = s.GPU.UsableGB
-	}
-	left := s.MemoryFraction*gb*visible - p.weightBytesPerGPU() - contextBytes - p.ActivationBytes(s.MaxBatchedTokens, s.MaxNumSeqs)
-	if s.Layout.TP > 1 {
-		left -= commBytes
-	}
-	tokens := int(left / (p.kvPerGPU / float64(s.Layout.PP)))
-	if tokens <= 0 {
-		return 0, fmt.Errorf("%w: %.1f GB of weights per GPU in %.0f GB of memory at fraction %.2f; use more GPUs, a narrower format or a larger fraction",
-			ErrDoesNotFit, p.weightBytesPerGPU()/1e9, gb, s.MemoryFraction)
-	}
-	return tokens, nil
-}
-
-// weightBytesPerGPU spreads experts over the expert-parallel ranks and all else over tensor and pipeline
-// ranks.
-func (p *Predictor) weightBytesPerGPU() float64 {
-	l := p.setup.Layout
-	shards := float64(l.TP * l.PP)
-	total := p.setup.Model.WeightBytes(p.setup.Weights)
-	if l.EP <= 1 {
-		return total / shards
-	}
-	experts := p.parts.expert * p.parts.experts * p.weightBytes
-	return (total-experts)/shards + experts/float64(l.EP*l.PP)
 }
