@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/optiinfra/performance-agent/agent/loadtest"
+	"github.com/optiinfra/performance-agent/pkg/load"
 )
 
 func TestParseTarget(t *testing.T) {
@@ -104,7 +105,7 @@ func TestBench(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var s loadtest.Summary
+	var s load.Summary
 	if err := json.Unmarshal(raw, &s); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +114,7 @@ func TestBench(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	records, err := loadtest.ReadRecords(f)
+	records, err := load.ReadRecords(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ func TestBench(t *testing.T) {
 	if raw, err = os.ReadFile(save); err != nil {
 		t.Fatal(err)
 	}
-	var result loadtest.Result
+	var result load.Result
 	if err := json.Unmarshal(raw, &result); err != nil || result.Completed != s.Succeeded || len(result.TTFTs) != s.Requests {
 		t.Errorf("%d of %d requests saved, %v", len(result.TTFTs), s.Requests, err)
 	}

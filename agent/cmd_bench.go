@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/optiinfra/performance-agent/agent/loadtest"
+	"github.com/optiinfra/performance-agent/pkg/load"
 )
 
 // benchOptions are the flags of bench.
@@ -23,7 +24,7 @@ type benchOptions struct {
 	targets          []string
 	policy, model    string
 	traffic          trafficOptions
-	objectives       loadtest.Objectives
+	objectives       load.Objectives
 	out, summary     string
 	save             string
 	vocabulary       int
@@ -92,15 +93,15 @@ func (o *benchOptions) run(ctx context.Context, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	var records []loadtest.Record
-	cfg.OnRecord = func(r loadtest.Record) { records = append(records, r) }
+	var records []load.Record
+	cfg.OnRecord = func(r load.Record) { records = append(records, r) }
 	if o.out != "" {
 		log, closeLog, err := openRequestLog(o.out)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, closeLog()) }()
-		cfg.OnRecord = func(r loadtest.Record) {
+		cfg.OnRecord = func(r load.Record) {
 			records = append(records, r)
 			log.Add(r)
 		}
@@ -143,12 +144,12 @@ func (o *benchOptions) config() (loadtest.Config, error) {
 }
 
 // report writes the summary of the span that was asked for.
-func (o *benchOptions) report(stdout io.Writer, records []loadtest.Record, start time.Time) error {
+func (o *benchOptions) report(stdout io.Writer, records []load.Record, start time.Time) error {
 	from, to := start.Add(o.from), time.Time{}
 	if o.to > 0 {
 		to = start.Add(o.to)
 	}
-	s := loadtest.Summarize(records, from, to, o.objectives)
+	s := load.Summarize(records, from, to, o.objectives)
 	if o.summary != "" {
 		raw, err := json.MarshalIndent(s, "", "  ")
 		if err != nil {
@@ -158,13 +159,13 @@ func (o *benchOptions) report(stdout io.Writer, records []loadtest.Record, start
 			return fmt.Errorf("write summary: %w", err)
 		}
 	}
-	if err := o.saveResult(loadtest.NewResult(records, s, o.model)); err != nil {
+	if err := o.saveResult(load.NewResult(records, s, o.model)); err != nil {
 		return err
 	}
 	return s.Table(stdout)
 }
 
-func (o *benchOptions) saveResult(r loadtest.Result) error {
+func (o *benchOptions) saveResult(r load.Result) error {
 	if o.save == "" {
 		return nil
 	}
@@ -193,11 +194,11 @@ func parseTarget(text string) (loadtest.Target, error) {
 }
 
 // openRequestLog makes the file that gets one line per request, at once, so that others can follow.
-func openRequestLog(file string) (*loadtest.Log, func() error, error) {
+func openRequestLog(file string) (*load.Log, func() error, error) {
 	f, err := os.Create(file)
 	if err != nil {
 		return nil, nil, fmt.Errorf("write requests: %w", err)
 	}
-	log := loadtest.NewLog(f)
+	log := load.NewLog(f)
 	return log, func() error { return errors.Join(log.Err(), f.Close()) }, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/optiinfra/performance-agent/agent/loadtest"
+	"github.com/optiinfra/performance-agent/pkg/load"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 )
 
@@ -31,13 +32,13 @@ func (in *instance) loadTest(ctx context.Context, t *agentv1.LoadTest) ([]byte, 
 	if in.adapter.described().GetEngine() == "tgi" {
 		api = loadtest.TGIGenerateStream
 	}
-	var records []loadtest.Record
+	var records []load.Record
 	runner, err := loadtest.New(loadtest.Config{
 		Targets:  []loadtest.Target{{Name: in.id, URL: in.cfg.URL, API: api}},
 		Source:   loadtest.NewPoisson(t.GetRequestsPerSecond(), int(t.GetPromptTokens()), int(t.GetOutputTokens()), t.GetSeed()),
 		Duration: duration, Model: in.adapter.described().GetModel(), Seed: t.GetSeed(),
 		Header:   http.Header{loadtest.Synthetic: {"1"}},
-		OnRecord: func(r loadtest.Record) { records = append(records, r) }, Logger: in.log,
+		OnRecord: func(r load.Record) { records = append(records, r) }, Logger: in.log,
 	})
 	if err != nil {
 		return nil, err
@@ -45,5 +46,5 @@ func (in *instance) loadTest(ctx context.Context, t *agentv1.LoadTest) ([]byte, 
 	if err := runner.Run(ctx); err != nil {
 		return nil, err
 	}
-	return json.Marshal(loadtest.Summarize(records, time.Time{}, time.Time{}, loadtest.Objectives{}))
+	return json.Marshal(load.Summarize(records, time.Time{}, time.Time{}, load.Objectives{}))
 }

@@ -3,9 +3,6 @@ package loadtest
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/optiinfra/performance-agent/pkg/load"
 )
 
 // every is a source of n requests, one each pause.
@@ -172,7 +171,7 @@ func TestTooManyOpenRequestsAreNotSent(t *testing.T) {
 		Targets: []Target{{URL: hang, API: OpenAICompletions}}, Source: &every{n: 5, pause: time.Millisecond},
 		MaxInFlight: 2, DrainWait: 200 * time.Millisecond,
 	})
-	s := Summarize(got, time.Time{}, time.Time{}, Objectives{})
+	s := load.Summarize(got, time.Time{}, time.Time{}, Objectives{})
 	if s.FailedBy[FailedTooMany] != 3 || s.FailedBy[FailedUnfinished] != 2 || posts.Load() > 2 {
 		t.Errorf("%+v, %d sent", s.FailedBy, posts.Load())
 	}
@@ -394,72 +393,6 @@ func TestPoissonAndPrompts(t *testing.T) {
 	p := prompt(40, nil, 1, 2)
 	if n := len(strings.Fields(p)); n != 40 || p != prompt(40, nil, 1, 2) || p == prompt(40, nil, 1, 3) || p == prompt(40, nil, 2, 2) {
 		t.Errorf("%d words: %s", n, p)
-	}
-}
-
-func TestLogRoundTrip(t *testing.T) {
-	at := time.Unix(1000, 0).UTC()
-	want := Record{Number: 3, Target: "a", Intended: at, Sent: at, FirstToken: at.Add(time.Second), LastToken: at.Add(2 * time.Second), Done: at.Add(2 * time.Second), Tokens: 4, GapsUS: []int64{5, 6}, Status: 200}
-	var b bytes.Buffer
-	l := NewLog(&b)
-	l.Add(want)
-	l.Add(Record{Number: 4})
-	b.WriteString(`{"n":5,"inten`)
-	got, err := ReadRecords(&b)
-	if err != nil || len(got) != 2 || fmt.Sprint(got[0]) != fmt.Sprint(want) {
-		t.Errorf("got %+v, %v", got, err)
-	}
-	if _, err := ReadRecords(strings.NewReader("{\n")); err == nil || !strings.Contains(err.Error(), "line 1") {
-		t.Errorf("broken line: %v", err)
-	}
-	full := errors.New("full")
-	broken := NewLog(writerFunc(func([]byte) (int, error) { return 0, full }))
-	broken.Add(want)
-	broken.Add(want)
-	if err := broken.Err(); !errors.Is(err, full) {
-		t.Errorf("error %v", err)
-	}
-}
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-func TestSummarize(t *testing.T) {
-	zero := time.Unix(1000, 0)
-	at := func(s float64) time.Time { return zero.Add(time.Duration(s * float64(time.Second))) }
-	ok := func(due, first, last float64, tokens int) Record {
-		return Record{Intended: at(due), Sent: at(due), FirstToken: at(first), LastToken: at(last), Done: at(last), Tokens: tokens, PromptTokens: 10}
-	}
-	records := []Record{
-		ok(-4, 0, 10, 100),   // due before the span: only half of its tokens count
-		ok(1, 1.1, 2.1, 11),  // TTFT .1, TPOT .1
-		ok(2, 3, 4, 11),      // TTFT 1: late
-		ok(3, 3.1, 13.1, 11), // TPOT 1: slow; 19 % of it in the span
-		{Intended: at(4), Done: at(4), Failed: "http_503"},
-		ok(6, 6.1, 7, 11), // due after the span
-	}
-	s := Summarize(records, at(0), at(5), Objectives{TTFT: 500 * time.Millisecond, TPOT: 200 * time.Millisecond})
-	if s.Requests != 4 || s.Succeeded != 3 || s.Failed != 1 || s.FailedBy["http_503"] != 1 || s.Good != 1 || s.GoodputPerSec != .2 || s.GoodFraction != .25 {
-		t.Errorf("%+v", s)
-	}
-	if want := (50 + 11 + 11 + 11*.19) / 5; s.OutputTokensPerSec < want-.01 || s.OutputTokensPerSec > want+.01 {
-		t.Errorf("%v tokens/s, want %v", s.OutputTokensPerSec, want)
-	}
-	if s.TTFT.Count != 3 || s.TTFT.Mean < .39 || s.TTFT.Mean > .41 || s.TPOT.P50 < .098 || s.TPOT.P50 > .102 {
-		t.Errorf("TTFT %+v TPOT %+v", s.TTFT, s.TPOT)
-	}
-	var b strings.Builder
-	if err := s.Table(&b); err != nil || !strings.Contains(b.String(), "Request goodput (req/s):                 0.20") || !strings.Contains(b.String(), "http_503") {
-		t.Errorf("%v\n%s", err, b.String())
-	}
-	whole := Summarize(records, time.Time{}, time.Time{}, Objectives{})
-	if whole.Requests != len(records) || !whole.From.Equal(at(-4)) || !whole.To.Equal(at(13.1)) {
-		t.Errorf("whole run %+v", whole)
-	}
-	empty := Summarize(nil, time.Time{}, time.Time{}, Objectives{})
-	if _, err := json.Marshal(empty); err != nil || empty.Requests != 0 {
-		t.Errorf("empty %+v, %v", empty, err)
 	}
 }
 

@@ -157,7 +157,7 @@ func (r *Runner) dispatch(ctx context.Context, start time.Time, open *sync.WaitG
 				do(req, rec)
 			})
 		default:
-			rec.fail(FailedTooMany, "")
+			rec.Fail(FailedTooMany, "")
 			r.finish(rec)
 		}
 	}

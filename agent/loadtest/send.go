@@ -40,9 +40,9 @@ func (r *Runner) send(ctx context.Context, req Request, rec *Record) {
 func (r *Runner) notSent(ctx context.Context, rec *Record) {
 	switch {
 	case ctx.Err() != nil:
-		rec.fail(FailedUnfinished, "")
+		rec.Fail(FailedUnfinished, "")
 	case rec.Failed == "":
-		rec.fail(FailedNotReady, fmt.Sprintf("no target was ready within %v", r.cfg.ReadyWait))
+		rec.Fail(FailedNotReady, fmt.Sprintf("no target was ready within %v", r.cfg.ReadyWait))
 	}
 }
 
@@ -50,12 +50,12 @@ func (r *Runner) notSent(ctx context.Context, rec *Record) {
 func (r *Runner) attempt(ctx context.Context, k *backend, body func(API) ([]byte, error), rec *Record) error {
 	defer r.balancer.release(k)
 	rec.Target = k.name()
-	rec.fail("", "")
+	rec.Fail("", "")
 	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Timeout, errTimeout)
 	defer cancel()
 	err := r.exchange(ctx, k.Target, body, rec)
 	if err != nil {
-		rec.fail(r.class(ctx, rec, err), err.Error())
+		rec.Fail(r.class(ctx, rec, err), err.Error())
 	}
 	return err
 }
@@ -150,9 +150,9 @@ func readStream(body io.Reader, api API, rec *Record) error {
 		case failed:
 			return fmt.Errorf("%w: %.300s", errStreamEvent, e.data)
 		case opening:
-			rec.first(time.Now())
+			rec.First(time.Now())
 		case tokens:
-			rec.token(time.Now())
+			rec.Token(time.Now())
 			counted++
 			rec.Tokens = max(rec.Tokens, counted)
 		}
@@ -171,19 +171,3 @@ func readStream(body io.Reader, api API, rec *Record) error {
 		}
 	}
 }
-
-func (r *Record) first(at time.Time) {
-	if r.FirstToken.IsZero() {
-		r.FirstToken, r.LastToken = at, at
-	}
-}
-
-func (r *Record) token(at time.Time) {
-	r.first(at)
-	if r.Tokens > 0 {
-		r.GapsUS = append(r.GapsUS, at.Sub(r.LastToken).Microseconds())
-	}
-	r.LastToken = at
-}
-
-func (r *Record) fail(class, detail string) { r.Failed, r.Detail = class, detail }

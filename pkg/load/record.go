@@ -1,4 +1,4 @@
-package loadtest
+package load
 
 import (
 	"bufio"
@@ -57,6 +57,25 @@ func (r Record) TPOT() (d time.Duration, ok bool) {
 	}
 	return r.LastToken.Sub(r.FirstToken) / time.Duration(r.Tokens-1), true
 }
+
+// First notes that the first token, or what comes together with it, has arrived.
+func (r *Record) First(at time.Time) {
+	if r.FirstToken.IsZero() {
+		r.FirstToken, r.LastToken = at, at
+	}
+}
+
+// Token notes that an event with tokens has arrived.
+func (r *Record) Token(at time.Time) {
+	r.First(at)
+	if r.Tokens > 0 {
+		r.GapsUS = append(r.GapsUS, at.Sub(r.LastToken).Microseconds())
+	}
+	r.LastToken = at
+}
+
+// Fail notes the class of a failure and a detail in words; both empty take it back.
+func (r *Record) Fail(class, detail string) { r.Failed, r.Detail = class, detail }
 
 // Log writes records as JSON lines, each at once, so that others can follow the file. It is safe
 // for concurrent use.
