@@ -44,6 +44,12 @@ const (
 	CommandType_COMMAND_TYPE_LIFT_QUARANTINE       CommandType = 12
 	CommandType_COMMAND_TYPE_BUMP_INCARNATION      CommandType = 13
 	CommandType_COMMAND_TYPE_FORGET_INSTANCE       CommandType = 14
+	// Numbers 60 to 69 are those of objectives (slo.proto).
+	CommandType_COMMAND_TYPE_PUT_OBJECTIVES    CommandType = 60
+	CommandType_COMMAND_TYPE_DELETE_OBJECTIVE  CommandType = 61
+	CommandType_COMMAND_TYPE_RECORD_BUDGETS    CommandType = 62
+	CommandType_COMMAND_TYPE_PUT_VIOLATION     CommandType = 63
+	CommandType_COMMAND_TYPE_PUT_BUDGET_POLICY CommandType = 64
 )
 
 // Enum value maps for CommandType.
@@ -64,6 +70,11 @@ var (
 		12: "COMMAND_TYPE_LIFT_QUARANTINE",
 		13: "COMMAND_TYPE_BUMP_INCARNATION",
 		14: "COMMAND_TYPE_FORGET_INSTANCE",
+		60: "COMMAND_TYPE_PUT_OBJECTIVES",
+		61: "COMMAND_TYPE_DELETE_OBJECTIVE",
+		62: "COMMAND_TYPE_RECORD_BUDGETS",
+		63: "COMMAND_TYPE_PUT_VIOLATION",
+		64: "COMMAND_TYPE_PUT_BUDGET_POLICY",
 	}
 	CommandType_value = map[string]int32{
 		"COMMAND_TYPE_UNSPECIFIED":           0,
@@ -81,6 +92,11 @@ var (
 		"COMMAND_TYPE_LIFT_QUARANTINE":       12,
 		"COMMAND_TYPE_BUMP_INCARNATION":      13,
 		"COMMAND_TYPE_FORGET_INSTANCE":       14,
+		"COMMAND_TYPE_PUT_OBJECTIVES":        60,
+		"COMMAND_TYPE_DELETE_OBJECTIVE":      61,
+		"COMMAND_TYPE_RECORD_BUDGETS":        62,
+		"COMMAND_TYPE_PUT_VIOLATION":         63,
+		"COMMAND_TYPE_PUT_BUDGET_POLICY":     64,
 	}
 )
 
@@ -543,8 +559,12 @@ type CreateRollout struct {
 	WorkflowId         string                 `protobuf:"bytes,7,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
 	OverrideQuarantine bool                   `protobuf:"varint,8,opt,name=override_quarantine,json=overrideQuarantine,proto3" json:"override_quarantine,omitempty"`
 	RollsForwardFrom   string                 `protobuf:"bytes,9,opt,name=rolls_forward_from,json=rollsForwardFrom,proto3" json:"rolls_forward_from,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// fix: it repairs what burns the error budget, so a freeze does not hold it.
+	Fix bool `protobuf:"varint,60,opt,name=fix,proto3" json:"fix,omitempty"`
+	// approved_by names who accepted what it may cost of the error budget.
+	ApprovedBy    string `protobuf:"bytes,61,opt,name=approved_by,json=approvedBy,proto3" json:"approved_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateRollout) Reset() {
@@ -636,6 +656,20 @@ func (x *CreateRollout) GetOverrideQuarantine() bool {
 func (x *CreateRollout) GetRollsForwardFrom() string {
 	if x != nil {
 		return x.RollsForwardFrom
+	}
+	return ""
+}
+
+func (x *CreateRollout) GetFix() bool {
+	if x != nil {
+		return x.Fix
+	}
+	return false
+}
+
+func (x *CreateRollout) GetApprovedBy() string {
+	if x != nil {
+		return x.ApprovedBy
 	}
 	return ""
 }
@@ -1043,8 +1077,10 @@ func (*Enqueue) Descriptor() ([]byte, []int) {
 	return file_command_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
+// Start carries what the error budgets allowed when the leader looked; absent: nothing was asked.
 type Start struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Budget        *BudgetGate            `protobuf:"bytes,60,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1077,6 +1113,13 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
 	return file_command_v1_command_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Start) GetBudget() *BudgetGate {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
 }
 
 type PlanWave struct {
@@ -2319,7 +2362,7 @@ var File_command_v1_command_proto protoreflect.FileDescriptor
 const file_command_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"\x18command/v1/command.proto\x12\n" +
-	"command.v1\x1a\x14agent/v1/agent.proto\x1a\x18command/v1/records.proto\"\xf0\x01\n" +
+	"command.v1\x1a\x14agent/v1/agent.proto\x1a\x18command/v1/records.proto\x1a\x14command/v1/slo.proto\"\xf0\x01\n" +
 	"\bEnvelope\x12+\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x17.command.v1.CommandTypeR\x04type\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x14\n" +
@@ -2355,7 +2398,7 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x18\n" +
 	"\adrained\x18\x02 \x01(\bR\adrained\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xb2\x02\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xe5\x02\n" +
 	"\rCreateRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\"\n" +
@@ -2366,7 +2409,10 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\vworkflow_id\x18\a \x01(\tR\n" +
 	"workflowId\x12/\n" +
 	"\x13override_quarantine\x18\b \x01(\bR\x12overrideQuarantine\x12,\n" +
-	"\x12rolls_forward_from\x18\t \x01(\tR\x10rollsForwardFrom\"\xa6\a\n" +
+	"\x12rolls_forward_from\x18\t \x01(\tR\x10rollsForwardFrom\x12\x10\n" +
+	"\x03fix\x18< \x01(\bR\x03fix\x12\x1f\n" +
+	"\vapproved_by\x18= \x01(\tR\n" +
+	"approvedBy\"\xa6\a\n" +
 	"\vStepRollout\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x122\n" +
@@ -2392,8 +2438,9 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x04step\"\n" +
 	"\n" +
 	"\bValidate\"\t\n" +
-	"\aEnqueue\"\a\n" +
-	"\x05Start\"\xab\x01\n" +
+	"\aEnqueue\"7\n" +
+	"\x05Start\x12.\n" +
+	"\x06budget\x18< \x01(\v2\x16.command.v1.BudgetGateR\x06budget\"\xab\x01\n" +
 	"\bPlanWave\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x1a\n" +
 	"\bselected\x18\x02 \x03(\tR\bselected\x12\x1a\n" +
@@ -2483,7 +2530,7 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"1\n" +
 	"\x0eForgetInstance\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
-	"instanceId*\xff\x03\n" +
+	"instanceId*\xa8\x05\n" +
 	"\vCommandType\x12\x1c\n" +
 	"\x18COMMAND_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19COMMAND_TYPE_INIT_CLUSTER\x10\x01\x12\x1a\n" +
@@ -2500,7 +2547,12 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x18COMMAND_TYPE_EFFECT_DONE\x10\v\x12 \n" +
 	"\x1cCOMMAND_TYPE_LIFT_QUARANTINE\x10\f\x12!\n" +
 	"\x1dCOMMAND_TYPE_BUMP_INCARNATION\x10\r\x12 \n" +
-	"\x1cCOMMAND_TYPE_FORGET_INSTANCE\x10\x0eBCZAgithub.com/optiinfra/performance-agent/proto/command/v1;commandv1b\x06proto3"
+	"\x1cCOMMAND_TYPE_FORGET_INSTANCE\x10\x0e\x12\x1f\n" +
+	"\x1bCOMMAND_TYPE_PUT_OBJECTIVES\x10<\x12!\n" +
+	"\x1dCOMMAND_TYPE_DELETE_OBJECTIVE\x10=\x12\x1f\n" +
+	"\x1bCOMMAND_TYPE_RECORD_BUDGETS\x10>\x12\x1e\n" +
+	"\x1aCOMMAND_TYPE_PUT_VIOLATION\x10?\x12\"\n" +
+	"\x1eCOMMAND_TYPE_PUT_BUDGET_POLICY\x10@BCZAgithub.com/optiinfra/performance-agent/proto/command/v1;commandv1b\x06proto3"
 
 var (
 	file_command_v1_command_proto_rawDescOnce sync.Once
@@ -2556,12 +2608,13 @@ var file_command_v1_command_proto_goTypes = []any{
 	(*v1.EngineInfo)(nil),        // 36: agent.v1.EngineInfo
 	(*v1.StateReport)(nil),       // 37: agent.v1.StateReport
 	(*v1.Body)(nil),              // 38: agent.v1.Body
-	(*Measured)(nil),             // 39: command.v1.Measured
-	(*Verdict)(nil),              // 40: command.v1.Verdict
-	(*Recommendation)(nil),       // 41: command.v1.Recommendation
-	(Mode)(0),                    // 42: command.v1.Mode
-	(WorkflowState)(0),           // 43: command.v1.WorkflowState
-	(*Finding)(nil),              // 44: command.v1.Finding
+	(*BudgetGate)(nil),           // 39: command.v1.BudgetGate
+	(*Measured)(nil),             // 40: command.v1.Measured
+	(*Verdict)(nil),              // 41: command.v1.Verdict
+	(*Recommendation)(nil),       // 42: command.v1.Recommendation
+	(Mode)(0),                    // 43: command.v1.Mode
+	(WorkflowState)(0),           // 44: command.v1.WorkflowState
+	(*Finding)(nil),              // 45: command.v1.Finding
 }
 var file_command_v1_command_proto_depIdxs = []int32{
 	0,  // 0: command.v1.Envelope.type:type_name -> command.v1.CommandType
@@ -2587,21 +2640,22 @@ var file_command_v1_command_proto_depIdxs = []int32{
 	23, // 20: command.v1.StepRollout.rollback_stalled:type_name -> command.v1.RollbackStalled
 	24, // 21: command.v1.StepRollout.cancel:type_name -> command.v1.Cancel
 	25, // 22: command.v1.StepRollout.promote:type_name -> command.v1.Promote
-	39, // 23: command.v1.PlanWave.baseline:type_name -> command.v1.Measured
-	40, // 24: command.v1.GiveVerdict.verdict:type_name -> command.v1.Verdict
-	41, // 25: command.v1.PutRecommendation.recommendation:type_name -> command.v1.Recommendation
-	34, // 26: command.v1.DecideRecommendation.obtained:type_name -> command.v1.DecideRecommendation.ObtainedEntry
-	42, // 27: command.v1.CreateWorkflow.mode:type_name -> command.v1.Mode
-	43, // 28: command.v1.StepWorkflow.expect:type_name -> command.v1.WorkflowState
-	43, // 29: command.v1.StepWorkflow.next:type_name -> command.v1.WorkflowState
-	44, // 30: command.v1.StepWorkflow.findings:type_name -> command.v1.Finding
-	39, // 31: command.v1.StepWorkflow.before:type_name -> command.v1.Measured
-	39, // 32: command.v1.StepWorkflow.after:type_name -> command.v1.Measured
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	39, // 23: command.v1.Start.budget:type_name -> command.v1.BudgetGate
+	40, // 24: command.v1.PlanWave.baseline:type_name -> command.v1.Measured
+	41, // 25: command.v1.GiveVerdict.verdict:type_name -> command.v1.Verdict
+	42, // 26: command.v1.PutRecommendation.recommendation:type_name -> command.v1.Recommendation
+	34, // 27: command.v1.DecideRecommendation.obtained:type_name -> command.v1.DecideRecommendation.ObtainedEntry
+	43, // 28: command.v1.CreateWorkflow.mode:type_name -> command.v1.Mode
+	44, // 29: command.v1.StepWorkflow.expect:type_name -> command.v1.WorkflowState
+	44, // 30: command.v1.StepWorkflow.next:type_name -> command.v1.WorkflowState
+	45, // 31: command.v1.StepWorkflow.findings:type_name -> command.v1.Finding
+	40, // 32: command.v1.StepWorkflow.before:type_name -> command.v1.Measured
+	40, // 33: command.v1.StepWorkflow.after:type_name -> command.v1.Measured
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_command_v1_command_proto_init() }
@@ -2610,6 +2664,7 @@ func file_command_v1_command_proto_init() {
 		return
 	}
 	file_command_v1_records_proto_init()
+	file_command_v1_slo_proto_init()
 	file_command_v1_command_proto_msgTypes[4].OneofWrappers = []any{}
 	file_command_v1_command_proto_msgTypes[7].OneofWrappers = []any{
 		(*StepRollout_Validate)(nil),

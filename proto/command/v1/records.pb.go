@@ -1586,7 +1586,13 @@ type Rollout struct {
 	DeadlineLeftMs int64 `protobuf:"varint,30,opt,name=deadline_left_ms,json=deadlineLeftMs,proto3" json:"deadline_left_ms,omitempty"`
 	// baseline is the group before the first wave; the last wave, which leaves no control, is
 	// compared with it.
-	Baseline      *Measured `protobuf:"bytes,31,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	Baseline *Measured `protobuf:"bytes,31,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	// fix and approved_by: see CreateRollout.
+	Fix        bool   `protobuf:"varint,60,opt,name=fix,proto3" json:"fix,omitempty"`
+	ApprovedBy string `protobuf:"bytes,61,opt,name=approved_by,json=approvedBy,proto3" json:"approved_by,omitempty"`
+	// budget is what the error budgets allowed at its start, spent what it has cost of them.
+	Budget        *BudgetGate    `protobuf:"bytes,62,opt,name=budget,proto3" json:"budget,omitempty"`
+	Spent         []*BudgetSpend `protobuf:"bytes,63,rep,name=spent,proto3" json:"spent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1838,6 +1844,34 @@ func (x *Rollout) GetBaseline() *Measured {
 	return nil
 }
 
+func (x *Rollout) GetFix() bool {
+	if x != nil {
+		return x.Fix
+	}
+	return false
+}
+
+func (x *Rollout) GetApprovedBy() string {
+	if x != nil {
+		return x.ApprovedBy
+	}
+	return ""
+}
+
+func (x *Rollout) GetBudget() *BudgetGate {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+func (x *Rollout) GetSpent() []*BudgetSpend {
+	if x != nil {
+		return x.Spent
+	}
+	return nil
+}
+
 type Quarantine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1936,6 +1970,8 @@ type Workflow struct {
 	Notes         []*Note   `protobuf:"bytes,16,rep,name=notes,proto3" json:"notes,omitempty"`
 	ModifyIndex   uint64    `protobuf:"varint,17,opt,name=modify_index,json=modifyIndex,proto3" json:"modify_index,omitempty"`
 	CollectFromMs int64     `protobuf:"varint,18,opt,name=collect_from_ms,json=collectFromMs,proto3" json:"collect_from_ms,omitempty"`
+	// approved_by is who let it go on from AwaitingApproval.
+	ApprovedBy    string `protobuf:"bytes,60,opt,name=approved_by,json=approvedBy,proto3" json:"approved_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2094,6 +2130,13 @@ func (x *Workflow) GetCollectFromMs() int64 {
 		return x.CollectFromMs
 	}
 	return 0
+}
+
+func (x *Workflow) GetApprovedBy() string {
+	if x != nil {
+		return x.ApprovedBy
+	}
+	return ""
 }
 
 // Finding names what limits a group in a window.
@@ -3031,6 +3074,10 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Effect
 	//	*SnapshotRecord_Dedupe
 	//	*SnapshotRecord_Event
+	//	*SnapshotRecord_Objective
+	//	*SnapshotRecord_Ledger
+	//	*SnapshotRecord_BudgetPolicy
+	//	*SnapshotRecord_Violation
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3190,6 +3237,42 @@ func (x *SnapshotRecord) GetEvent() *Event {
 	return nil
 }
 
+func (x *SnapshotRecord) GetObjective() *Objective {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Objective); ok {
+			return x.Objective
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetLedger() *BudgetLedger {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Ledger); ok {
+			return x.Ledger
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetBudgetPolicy() *BudgetPolicy {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_BudgetPolicy); ok {
+			return x.BudgetPolicy
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetViolation() *Violation {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Violation); ok {
+			return x.Violation
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -3246,6 +3329,22 @@ type SnapshotRecord_Event struct {
 	Event *Event `protobuf:"bytes,13,opt,name=event,proto3,oneof"`
 }
 
+type SnapshotRecord_Objective struct {
+	Objective *Objective `protobuf:"bytes,60,opt,name=objective,proto3,oneof"`
+}
+
+type SnapshotRecord_Ledger struct {
+	Ledger *BudgetLedger `protobuf:"bytes,61,opt,name=ledger,proto3,oneof"`
+}
+
+type SnapshotRecord_BudgetPolicy struct {
+	BudgetPolicy *BudgetPolicy `protobuf:"bytes,62,opt,name=budget_policy,json=budgetPolicy,proto3,oneof"`
+}
+
+type SnapshotRecord_Violation struct {
+	Violation *Violation `protobuf:"bytes,63,opt,name=violation,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Header) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Group) isSnapshotRecord_Record() {}
@@ -3272,12 +3371,20 @@ func (*SnapshotRecord_Dedupe) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Event) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_Objective) isSnapshotRecord_Record() {}
+
+func (*SnapshotRecord_Ledger) isSnapshotRecord_Record() {}
+
+func (*SnapshotRecord_BudgetPolicy) isSnapshotRecord_Record() {}
+
+func (*SnapshotRecord_Violation) isSnapshotRecord_Record() {}
+
 var File_command_v1_records_proto protoreflect.FileDescriptor
 
 const file_command_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"\x18command/v1/records.proto\x12\n" +
-	"command.v1\x1a\x14agent/v1/agent.proto\x1a\x16engine/v1/engine.proto\"s\n" +
+	"command.v1\x1a\x14agent/v1/agent.proto\x1a\x14command/v1/slo.proto\x1a\x16engine/v1/engine.proto\"s\n" +
 	"\n" +
 	"Objectives\x12!\n" +
 	"\fttft_seconds\x18\x01 \x01(\x01R\vttftSeconds\x12!\n" +
@@ -3407,7 +3514,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\x04Note\x12\x13\n" +
 	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"\xae\b\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\xc0\t\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12.\n" +
@@ -3446,7 +3553,12 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\fmodify_index\x18\x1c \x01(\x04R\vmodifyIndex\x12,\n" +
 	"\x12rolls_forward_from\x18\x1d \x01(\tR\x10rollsForwardFrom\x12(\n" +
 	"\x10deadline_left_ms\x18\x1e \x01(\x03R\x0edeadlineLeftMs\x120\n" +
-	"\bbaseline\x18\x1f \x01(\v2\x14.command.v1.MeasuredR\bbaseline\"\x91\x01\n" +
+	"\bbaseline\x18\x1f \x01(\v2\x14.command.v1.MeasuredR\bbaseline\x12\x10\n" +
+	"\x03fix\x18< \x01(\bR\x03fix\x12\x1f\n" +
+	"\vapproved_by\x18= \x01(\tR\n" +
+	"approvedBy\x12.\n" +
+	"\x06budget\x18> \x01(\v2\x16.command.v1.BudgetGateR\x06budget\x12-\n" +
+	"\x05spent\x18? \x03(\v2\x17.command.v1.BudgetSpendR\x05spent\"\x91\x01\n" +
 	"\n" +
 	"Quarantine\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
@@ -3454,7 +3566,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\buntil_ms\x18\x03 \x01(\x03R\auntilMs\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
-	"rollout_id\x18\x05 \x01(\tR\trolloutId\"\x84\x05\n" +
+	"rollout_id\x18\x05 \x01(\tR\trolloutId\"\xa5\x05\n" +
 	"\bWorkflow\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12$\n" +
@@ -3479,7 +3591,9 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\x05after\x18\x0f \x01(\v2\x14.command.v1.MeasuredR\x05after\x12&\n" +
 	"\x05notes\x18\x10 \x03(\v2\x10.command.v1.NoteR\x05notes\x12!\n" +
 	"\fmodify_index\x18\x11 \x01(\x04R\vmodifyIndex\x12&\n" +
-	"\x0fcollect_from_ms\x18\x12 \x01(\x03R\rcollectFromMs\"\xe7\x01\n" +
+	"\x0fcollect_from_ms\x18\x12 \x01(\x03R\rcollectFromMs\x12\x1f\n" +
+	"\vapproved_by\x18< \x01(\tR\n" +
+	"approvedBy\"\xe7\x01\n" +
 	"\aFinding\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12\x1a\n" +
@@ -3579,7 +3693,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12 \n" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\x12$\n" +
-	"\x0eleader_time_ms\x18\x06 \x01(\x03R\fleaderTimeMs\"\xaf\x05\n" +
+	"\x0eleader_time_ms\x18\x06 \x01(\x03R\fleaderTimeMs\"\x92\a\n" +
 	"\x0eSnapshotRecord\x124\n" +
 	"\x06header\x18\x01 \x01(\v2\x1a.command.v1.SnapshotHeaderH\x00R\x06header\x12)\n" +
 	"\x05group\x18\x02 \x01(\v2\x11.command.v1.GroupH\x00R\x05group\x122\n" +
@@ -3597,7 +3711,11 @@ const file_command_v1_records_proto_rawDesc = "" +
 	" \x01(\v2\x1a.command.v1.RecommendationH\x00R\x0erecommendation\x12,\n" +
 	"\x06effect\x18\v \x01(\v2\x12.command.v1.EffectH\x00R\x06effect\x12/\n" +
 	"\x06dedupe\x18\f \x01(\v2\x15.command.v1.DedupeRowH\x00R\x06dedupe\x12)\n" +
-	"\x05event\x18\r \x01(\v2\x11.command.v1.EventH\x00R\x05eventB\b\n" +
+	"\x05event\x18\r \x01(\v2\x11.command.v1.EventH\x00R\x05event\x125\n" +
+	"\tobjective\x18< \x01(\v2\x15.command.v1.ObjectiveH\x00R\tobjective\x122\n" +
+	"\x06ledger\x18= \x01(\v2\x18.command.v1.BudgetLedgerH\x00R\x06ledger\x12?\n" +
+	"\rbudget_policy\x18> \x01(\v2\x18.command.v1.BudgetPolicyH\x00R\fbudgetPolicy\x125\n" +
+	"\tviolation\x18? \x01(\v2\x15.command.v1.ViolationH\x00R\tviolationB\b\n" +
 	"\x06record*N\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\x0f\n" +
@@ -3708,6 +3826,12 @@ var file_command_v1_records_proto_goTypes = []any{
 	(*v1.Description)(nil),  // 36: engine.v1.Description
 	(*v11.StateReport)(nil), // 37: agent.v1.StateReport
 	(*v11.Body)(nil),        // 38: agent.v1.Body
+	(*BudgetGate)(nil),      // 39: command.v1.BudgetGate
+	(*BudgetSpend)(nil),     // 40: command.v1.BudgetSpend
+	(*Objective)(nil),       // 41: command.v1.Objective
+	(*BudgetLedger)(nil),    // 42: command.v1.BudgetLedger
+	(*BudgetPolicy)(nil),    // 43: command.v1.BudgetPolicy
+	(*Violation)(nil),       // 44: command.v1.Violation
 }
 var file_command_v1_records_proto_depIdxs = []int32{
 	0,  // 0: command.v1.Policy.mode:type_name -> command.v1.Mode
@@ -3728,38 +3852,44 @@ var file_command_v1_records_proto_depIdxs = []int32{
 	14, // 15: command.v1.Rollout.waves:type_name -> command.v1.Wave
 	15, // 16: command.v1.Rollout.notes:type_name -> command.v1.Note
 	20, // 17: command.v1.Rollout.baseline:type_name -> command.v1.Measured
-	0,  // 18: command.v1.Workflow.mode:type_name -> command.v1.Mode
-	4,  // 19: command.v1.Workflow.state:type_name -> command.v1.WorkflowState
-	19, // 20: command.v1.Workflow.findings:type_name -> command.v1.Finding
-	20, // 21: command.v1.Workflow.before:type_name -> command.v1.Measured
-	20, // 22: command.v1.Workflow.after:type_name -> command.v1.Measured
-	15, // 23: command.v1.Workflow.notes:type_name -> command.v1.Note
-	32, // 24: command.v1.Measured.values:type_name -> command.v1.Measured.ValuesEntry
-	22, // 25: command.v1.Recommendation.changes:type_name -> command.v1.KnobChange
-	33, // 26: command.v1.Recommendation.predicted:type_name -> command.v1.Recommendation.PredictedEntry
-	19, // 27: command.v1.Recommendation.finding:type_name -> command.v1.Finding
-	23, // 28: command.v1.Recommendation.rejected:type_name -> command.v1.Rejected
-	34, // 29: command.v1.Recommendation.obtained:type_name -> command.v1.Recommendation.ObtainedEntry
-	35, // 30: command.v1.Recommendation.settings:type_name -> command.v1.Recommendation.SettingsEntry
-	28, // 31: command.v1.SnapshotRecord.header:type_name -> command.v1.SnapshotHeader
-	7,  // 32: command.v1.SnapshotRecord.group:type_name -> command.v1.Group
-	10, // 33: command.v1.SnapshotRecord.instance:type_name -> command.v1.Instance
-	8,  // 34: command.v1.SnapshotRecord.knob_table:type_name -> command.v1.KnobTable
-	11, // 35: command.v1.SnapshotRecord.body:type_name -> command.v1.ConfigBody
-	12, // 36: command.v1.SnapshotRecord.epoch:type_name -> command.v1.Epoch
-	16, // 37: command.v1.SnapshotRecord.rollout:type_name -> command.v1.Rollout
-	17, // 38: command.v1.SnapshotRecord.quarantine:type_name -> command.v1.Quarantine
-	18, // 39: command.v1.SnapshotRecord.workflow:type_name -> command.v1.Workflow
-	24, // 40: command.v1.SnapshotRecord.recommendation:type_name -> command.v1.Recommendation
-	25, // 41: command.v1.SnapshotRecord.effect:type_name -> command.v1.Effect
-	26, // 42: command.v1.SnapshotRecord.dedupe:type_name -> command.v1.DedupeRow
-	27, // 43: command.v1.SnapshotRecord.event:type_name -> command.v1.Event
-	21, // 44: command.v1.Recommendation.PredictedEntry.value:type_name -> command.v1.Predicted
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	39, // 18: command.v1.Rollout.budget:type_name -> command.v1.BudgetGate
+	40, // 19: command.v1.Rollout.spent:type_name -> command.v1.BudgetSpend
+	0,  // 20: command.v1.Workflow.mode:type_name -> command.v1.Mode
+	4,  // 21: command.v1.Workflow.state:type_name -> command.v1.WorkflowState
+	19, // 22: command.v1.Workflow.findings:type_name -> command.v1.Finding
+	20, // 23: command.v1.Workflow.before:type_name -> command.v1.Measured
+	20, // 24: command.v1.Workflow.after:type_name -> command.v1.Measured
+	15, // 25: command.v1.Workflow.notes:type_name -> command.v1.Note
+	32, // 26: command.v1.Measured.values:type_name -> command.v1.Measured.ValuesEntry
+	22, // 27: command.v1.Recommendation.changes:type_name -> command.v1.KnobChange
+	33, // 28: command.v1.Recommendation.predicted:type_name -> command.v1.Recommendation.PredictedEntry
+	19, // 29: command.v1.Recommendation.finding:type_name -> command.v1.Finding
+	23, // 30: command.v1.Recommendation.rejected:type_name -> command.v1.Rejected
+	34, // 31: command.v1.Recommendation.obtained:type_name -> command.v1.Recommendation.ObtainedEntry
+	35, // 32: command.v1.Recommendation.settings:type_name -> command.v1.Recommendation.SettingsEntry
+	28, // 33: command.v1.SnapshotRecord.header:type_name -> command.v1.SnapshotHeader
+	7,  // 34: command.v1.SnapshotRecord.group:type_name -> command.v1.Group
+	10, // 35: command.v1.SnapshotRecord.instance:type_name -> command.v1.Instance
+	8,  // 36: command.v1.SnapshotRecord.knob_table:type_name -> command.v1.KnobTable
+	11, // 37: command.v1.SnapshotRecord.body:type_name -> command.v1.ConfigBody
+	12, // 38: command.v1.SnapshotRecord.epoch:type_name -> command.v1.Epoch
+	16, // 39: command.v1.SnapshotRecord.rollout:type_name -> command.v1.Rollout
+	17, // 40: command.v1.SnapshotRecord.quarantine:type_name -> command.v1.Quarantine
+	18, // 41: command.v1.SnapshotRecord.workflow:type_name -> command.v1.Workflow
+	24, // 42: command.v1.SnapshotRecord.recommendation:type_name -> command.v1.Recommendation
+	25, // 43: command.v1.SnapshotRecord.effect:type_name -> command.v1.Effect
+	26, // 44: command.v1.SnapshotRecord.dedupe:type_name -> command.v1.DedupeRow
+	27, // 45: command.v1.SnapshotRecord.event:type_name -> command.v1.Event
+	41, // 46: command.v1.SnapshotRecord.objective:type_name -> command.v1.Objective
+	42, // 47: command.v1.SnapshotRecord.ledger:type_name -> command.v1.BudgetLedger
+	43, // 48: command.v1.SnapshotRecord.budget_policy:type_name -> command.v1.BudgetPolicy
+	44, // 49: command.v1.SnapshotRecord.violation:type_name -> command.v1.Violation
+	21, // 50: command.v1.Recommendation.PredictedEntry.value:type_name -> command.v1.Predicted
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_command_v1_records_proto_init() }
@@ -3767,6 +3897,7 @@ func file_command_v1_records_proto_init() {
 	if File_command_v1_records_proto != nil {
 		return
 	}
+	file_command_v1_slo_proto_init()
 	file_command_v1_records_proto_msgTypes[1].OneofWrappers = []any{}
 	file_command_v1_records_proto_msgTypes[24].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
@@ -3782,6 +3913,10 @@ func file_command_v1_records_proto_init() {
 		(*SnapshotRecord_Effect)(nil),
 		(*SnapshotRecord_Dedupe)(nil),
 		(*SnapshotRecord_Event)(nil),
+		(*SnapshotRecord_Objective)(nil),
+		(*SnapshotRecord_Ledger)(nil),
+		(*SnapshotRecord_BudgetPolicy)(nil),
+		(*SnapshotRecord_Violation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
