@@ -576,7 +576,9 @@ type EngineInfo struct {
 	// base_settings are the knobs of epoch 0: as the operator started the engine.
 	BaseSettings map[string]string `protobuf:"bytes,7,rep,name=base_settings,json=baseSettings,proto3" json:"base_settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// ready_url answers 200 while the instance is in rotation.
-	ReadyUrl      string `protobuf:"bytes,8,opt,name=ready_url,json=readyUrl,proto3" json:"ready_url,omitempty"`
+	ReadyUrl string `protobuf:"bytes,8,opt,name=ready_url,json=readyUrl,proto3" json:"ready_url,omitempty"`
+	// staging: its operator says that no user depends on it, so that it may be tested in rotation.
+	Staging       bool `protobuf:"varint,9,opt,name=staging,proto3" json:"staging,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -665,6 +667,13 @@ func (x *EngineInfo) GetReadyUrl() string {
 		return x.ReadyUrl
 	}
 	return ""
+}
+
+func (x *EngineInfo) GetStaging() bool {
+	if x != nil {
+		return x.Staging
+	}
+	return false
 }
 
 // Fence orders directives across leader terms and disaster recovery.
@@ -1456,7 +1465,7 @@ type Directive struct {
 	InstanceId string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	ClusterId  string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	Group      string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
-	// fence is required for offer, confirm, promote, revert and drain; lease, collect and load_test
+	// fence is required for offer, confirm, promote, revert and drain; lease, collect and tests
 	// carry the fence of the assignment they belong to and do not raise it.
 	Fence *Fence `protobuf:"bytes,4,opt,name=fence,proto3" json:"fence,omitempty"`
 	// Types that are valid to be assigned to Action:
@@ -1469,6 +1478,8 @@ type Directive struct {
 	//	*Directive_Drain
 	//	*Directive_Collect
 	//	*Directive_LoadTest
+	//	*Directive_QualityTest
+	//	*Directive_CancelTest
 	Action        isDirective_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1611,6 +1622,24 @@ func (x *Directive) GetLoadTest() *LoadTest {
 	return nil
 }
 
+func (x *Directive) GetQualityTest() *QualityTest {
+	if x != nil {
+		if x, ok := x.Action.(*Directive_QualityTest); ok {
+			return x.QualityTest
+		}
+	}
+	return nil
+}
+
+func (x *Directive) GetCancelTest() *CancelTest {
+	if x != nil {
+		if x, ok := x.Action.(*Directive_CancelTest); ok {
+			return x.CancelTest
+		}
+	}
+	return nil
+}
+
 type isDirective_Action interface {
 	isDirective_Action()
 }
@@ -1647,6 +1676,14 @@ type Directive_LoadTest struct {
 	LoadTest *LoadTest `protobuf:"bytes,12,opt,name=load_test,json=loadTest,proto3,oneof"`
 }
 
+type Directive_QualityTest struct {
+	QualityTest *QualityTest `protobuf:"bytes,13,opt,name=quality_test,json=qualityTest,proto3,oneof"`
+}
+
+type Directive_CancelTest struct {
+	CancelTest *CancelTest `protobuf:"bytes,14,opt,name=cancel_test,json=cancelTest,proto3,oneof"`
+}
+
 func (*Directive_Offer) isDirective_Action() {}
 
 func (*Directive_Confirm) isDirective_Action() {}
@@ -1662,6 +1699,10 @@ func (*Directive_Drain) isDirective_Action() {}
 func (*Directive_Collect) isDirective_Action() {}
 
 func (*Directive_LoadTest) isDirective_Action() {}
+
+func (*Directive_QualityTest) isDirective_Action() {}
+
+func (*Directive_CancelTest) isDirective_Action() {}
 
 // Offer hands over a configuration to apply.
 type Offer struct {
@@ -2081,7 +2122,9 @@ func (x *Collect) GetRequestId() string {
 	return ""
 }
 
-// LoadTest asks for an open-loop load run on an instance that is out of rotation.
+// LoadTest asks for a load run on an instance that is out of rotation, is for staging, or whose users
+// somebody put at risk with consent. The same test_id asked again gives the same answer: the test is
+// not run twice.
 type LoadTest struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	TestId            string                 `protobuf:"bytes,1,opt,name=test_id,json=testId,proto3" json:"test_id,omitempty"`
@@ -2090,8 +2133,12 @@ type LoadTest struct {
 	PromptTokens      uint32                 `protobuf:"varint,4,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
 	OutputTokens      uint32                 `protobuf:"varint,5,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"`
 	Seed              uint64                 `protobuf:"varint,6,opt,name=seed,proto3" json:"seed,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// plan_json is a pkg/load Plan and takes the place of the five fields above.
+	PlanJson []byte `protobuf:"bytes,7,opt,name=plan_json,json=planJson,proto3" json:"plan_json,omitempty"`
+	// consent names who accepted that an instance in rotation gets load; empty: nobody.
+	Consent       string `protobuf:"bytes,8,opt,name=consent,proto3" json:"consent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LoadTest) Reset() {
@@ -2166,6 +2213,128 @@ func (x *LoadTest) GetSeed() uint64 {
 	return 0
 }
 
+func (x *LoadTest) GetPlanJson() []byte {
+	if x != nil {
+		return x.PlanJson
+	}
+	return nil
+}
+
+func (x *LoadTest) GetConsent() string {
+	if x != nil {
+		return x.Consent
+	}
+	return ""
+}
+
+// QualityTest asks for answers to golden prompts at temperature 0, with the log-probabilities of
+// forced tokens. As of LoadTest.
+type QualityTest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TestId string                 `protobuf:"bytes,1,opt,name=test_id,json=testId,proto3" json:"test_id,omitempty"`
+	// questions_json is a list of pkg/quality Question.
+	QuestionsJson []byte `protobuf:"bytes,2,opt,name=questions_json,json=questionsJson,proto3" json:"questions_json,omitempty"`
+	Consent       string `protobuf:"bytes,3,opt,name=consent,proto3" json:"consent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QualityTest) Reset() {
+	*x = QualityTest{}
+	mi := &file_agent_v1_agent_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QualityTest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QualityTest) ProtoMessage() {}
+
+func (x *QualityTest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_v1_agent_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QualityTest.ProtoReflect.Descriptor instead.
+func (*QualityTest) Descriptor() ([]byte, []int) {
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *QualityTest) GetTestId() string {
+	if x != nil {
+		return x.TestId
+	}
+	return ""
+}
+
+func (x *QualityTest) GetQuestionsJson() []byte {
+	if x != nil {
+		return x.QuestionsJson
+	}
+	return nil
+}
+
+func (x *QualityTest) GetConsent() string {
+	if x != nil {
+		return x.Consent
+	}
+	return ""
+}
+
+// CancelTest ends a load or quality test; its answer is then a refusal.
+type CancelTest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TestId        string                 `protobuf:"bytes,1,opt,name=test_id,json=testId,proto3" json:"test_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTest) Reset() {
+	*x = CancelTest{}
+	mi := &file_agent_v1_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTest) ProtoMessage() {}
+
+func (x *CancelTest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_v1_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTest.ProtoReflect.Descriptor instead.
+func (*CancelTest) Descriptor() ([]byte, []int) {
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CancelTest) GetTestId() string {
+	if x != nil {
+		return x.TestId
+	}
+	return ""
+}
+
 // Ack answers a directive. state is the instance's state after it.
 type Ack struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -2174,15 +2343,17 @@ type Ack struct {
 	Result     AckResult              `protobuf:"varint,3,opt,name=result,proto3,enum=agent.v1.AckResult" json:"result,omitempty"`
 	Detail     string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
 	State      *StateReport           `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
-	// result_json of collect and load_test.
-	ResultJson    []byte `protobuf:"bytes,6,opt,name=result_json,json=resultJson,proto3" json:"result_json,omitempty"`
+	// result_json of collect, load_test and quality_test.
+	ResultJson []byte `protobuf:"bytes,6,opt,name=result_json,json=resultJson,proto3" json:"result_json,omitempty"`
+	// test_id of the load or quality test that this answers.
+	TestId        string `protobuf:"bytes,7,opt,name=test_id,json=testId,proto3" json:"test_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_agent_v1_agent_proto_msgTypes[24]
+	mi := &file_agent_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2365,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[24]
+	mi := &file_agent_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2378,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ack) GetInstanceId() string {
@@ -2252,6 +2423,13 @@ func (x *Ack) GetResultJson() []byte {
 	return nil
 }
 
+func (x *Ack) GetTestId() string {
+	if x != nil {
+		return x.TestId
+	}
+	return ""
+}
+
 // RelayRequest goes from a control-plane node to the leader.
 type RelayRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2269,7 +2447,7 @@ type RelayRequest struct {
 
 func (x *RelayRequest) Reset() {
 	*x = RelayRequest{}
-	mi := &file_agent_v1_agent_proto_msgTypes[25]
+	mi := &file_agent_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2459,7 @@ func (x *RelayRequest) String() string {
 func (*RelayRequest) ProtoMessage() {}
 
 func (x *RelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[25]
+	mi := &file_agent_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2472,7 @@ func (x *RelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayRequest.ProtoReflect.Descriptor instead.
 func (*RelayRequest) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RelayRequest) GetNodeId() string {
@@ -2372,7 +2550,7 @@ type AttachedAgents struct {
 
 func (x *AttachedAgents) Reset() {
 	*x = AttachedAgents{}
-	mi := &file_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_agent_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2562,7 @@ func (x *AttachedAgents) String() string {
 func (*AttachedAgents) ProtoMessage() {}
 
 func (x *AttachedAgents) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_agent_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2575,7 @@ func (x *AttachedAgents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachedAgents.ProtoReflect.Descriptor instead.
 func (*AttachedAgents) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AttachedAgents) GetAgents() []*Hello {
@@ -2417,7 +2595,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_agent_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2607,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_agent_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2620,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AgentMessage) GetAgentId() string {
@@ -2469,7 +2647,7 @@ type AgentGone struct {
 
 func (x *AgentGone) Reset() {
 	*x = AgentGone{}
-	mi := &file_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_agent_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2659,7 @@ func (x *AgentGone) String() string {
 func (*AgentGone) ProtoMessage() {}
 
 func (x *AgentGone) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_agent_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2672,7 @@ func (x *AgentGone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentGone.ProtoReflect.Descriptor instead.
 func (*AgentGone) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AgentGone) GetAgentId() string {
@@ -2526,7 +2704,7 @@ type RelayResponse struct {
 
 func (x *RelayResponse) Reset() {
 	*x = RelayResponse{}
-	mi := &file_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_agent_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2716,7 @@ func (x *RelayResponse) String() string {
 func (*RelayResponse) ProtoMessage() {}
 
 func (x *RelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_agent_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2729,7 @@ func (x *RelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayResponse.ProtoReflect.Descriptor instead.
 func (*RelayResponse) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RelayResponse) GetAgentId() string {
@@ -2604,7 +2782,7 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x17\n" +
 	"\aboot_id\x18\x05 \x01(\tR\x06bootId\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\xea\x02\n" +
+	"cluster_id\x18\x06 \x01(\tR\tclusterId\"\x84\x03\n" +
 	"\n" +
 	"EngineInfo\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
@@ -2615,7 +2793,8 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\bhardware\x18\x05 \x01(\tR\bhardware\x128\n" +
 	"\vdescription\x18\x06 \x01(\v2\x16.engine.v1.DescriptionR\vdescription\x12K\n" +
 	"\rbase_settings\x18\a \x03(\v2&.agent.v1.EngineInfo.BaseSettingsEntryR\fbaseSettings\x12\x1b\n" +
-	"\tready_url\x18\b \x01(\tR\breadyUrl\x1a?\n" +
+	"\tready_url\x18\b \x01(\tR\breadyUrl\x12\x18\n" +
+	"\astaging\x18\t \x01(\bR\astaging\x1a?\n" +
 	"\x11BaseSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"?\n" +
@@ -2694,7 +2873,7 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\bsettings\x18\x02 \x03(\v2\x1c.agent.v1.Body.SettingsEntryR\bsettings\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf9\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xee\x04\n" +
 	"\tDirective\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1d\n" +
@@ -2710,7 +2889,10 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\x05drain\x18\n" +
 	" \x01(\v2\x0f.agent.v1.DrainH\x00R\x05drain\x12-\n" +
 	"\acollect\x18\v \x01(\v2\x11.agent.v1.CollectH\x00R\acollect\x121\n" +
-	"\tload_test\x18\f \x01(\v2\x12.agent.v1.LoadTestH\x00R\bloadTestB\b\n" +
+	"\tload_test\x18\f \x01(\v2\x12.agent.v1.LoadTestH\x00R\bloadTest\x12:\n" +
+	"\fquality_test\x18\r \x01(\v2\x15.agent.v1.QualityTestH\x00R\vqualityTest\x127\n" +
+	"\vcancel_test\x18\x0e \x01(\v2\x14.agent.v1.CancelTestH\x00R\n" +
+	"cancelTestB\b\n" +
 	"\x06action\"\xbe\x02\n" +
 	"\x05Offer\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1b\n" +
@@ -2740,14 +2922,23 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"(\n" +
 	"\aCollect\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tR\trequestId\"\xe8\x01\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"\x9f\x02\n" +
 	"\bLoadTest\x12\x17\n" +
 	"\atest_id\x18\x01 \x01(\tR\x06testId\x12.\n" +
 	"\x13requests_per_second\x18\x02 \x01(\x01R\x11requestsPerSecond\x125\n" +
 	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12#\n" +
 	"\rprompt_tokens\x18\x04 \x01(\rR\fpromptTokens\x12#\n" +
 	"\routput_tokens\x18\x05 \x01(\rR\foutputTokens\x12\x12\n" +
-	"\x04seed\x18\x06 \x01(\x04R\x04seed\"\xe0\x01\n" +
+	"\x04seed\x18\x06 \x01(\x04R\x04seed\x12\x1b\n" +
+	"\tplan_json\x18\a \x01(\fR\bplanJson\x12\x18\n" +
+	"\aconsent\x18\b \x01(\tR\aconsent\"g\n" +
+	"\vQualityTest\x12\x17\n" +
+	"\atest_id\x18\x01 \x01(\tR\x06testId\x12%\n" +
+	"\x0equestions_json\x18\x02 \x01(\fR\rquestionsJson\x12\x18\n" +
+	"\aconsent\x18\x03 \x01(\tR\aconsent\"%\n" +
+	"\n" +
+	"CancelTest\x12\x17\n" +
+	"\atest_id\x18\x01 \x01(\tR\x06testId\"\xf9\x01\n" +
 	"\x03Ack\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12%\n" +
@@ -2756,7 +2947,8 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\x06detail\x18\x04 \x01(\tR\x06detail\x12+\n" +
 	"\x05state\x18\x05 \x01(\v2\x15.agent.v1.StateReportR\x05state\x12\x1f\n" +
 	"\vresult_json\x18\x06 \x01(\fR\n" +
-	"resultJson\"\xc5\x01\n" +
+	"resultJson\x12\x17\n" +
+	"\atest_id\x18\a \x01(\tR\x06testId\"\xc5\x01\n" +
 	"\fRelayRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x126\n" +
 	"\battached\x18\x02 \x01(\v2\x18.agent.v1.AttachedAgentsH\x00R\battached\x12.\n" +
@@ -2812,7 +3004,7 @@ func file_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_agent_v1_agent_proto_goTypes = []any{
 	(Phase)(0),                  // 0: agent.v1.Phase
 	(AckResult)(0),              // 1: agent.v1.AckResult
@@ -2840,23 +3032,25 @@ var file_agent_v1_agent_proto_goTypes = []any{
 	(*Drain)(nil),               // 23: agent.v1.Drain
 	(*Collect)(nil),             // 24: agent.v1.Collect
 	(*LoadTest)(nil),            // 25: agent.v1.LoadTest
-	(*Ack)(nil),                 // 26: agent.v1.Ack
-	(*RelayRequest)(nil),        // 27: agent.v1.RelayRequest
-	(*AttachedAgents)(nil),      // 28: agent.v1.AttachedAgents
-	(*AgentMessage)(nil),        // 29: agent.v1.AgentMessage
-	(*AgentGone)(nil),           // 30: agent.v1.AgentGone
-	(*RelayResponse)(nil),       // 31: agent.v1.RelayResponse
-	nil,                         // 32: agent.v1.EngineInfo.BaseSettingsEntry
-	nil,                         // 33: agent.v1.Window.CountersEntry
-	nil,                         // 34: agent.v1.Window.GaugesEntry
-	nil,                         // 35: agent.v1.Body.SettingsEntry
-	(*v1.Description)(nil),      // 36: engine.v1.Description
-	(*durationpb.Duration)(nil), // 37: google.protobuf.Duration
+	(*QualityTest)(nil),         // 26: agent.v1.QualityTest
+	(*CancelTest)(nil),          // 27: agent.v1.CancelTest
+	(*Ack)(nil),                 // 28: agent.v1.Ack
+	(*RelayRequest)(nil),        // 29: agent.v1.RelayRequest
+	(*AttachedAgents)(nil),      // 30: agent.v1.AttachedAgents
+	(*AgentMessage)(nil),        // 31: agent.v1.AgentMessage
+	(*AgentGone)(nil),           // 32: agent.v1.AgentGone
+	(*RelayResponse)(nil),       // 33: agent.v1.RelayResponse
+	nil,                         // 34: agent.v1.EngineInfo.BaseSettingsEntry
+	nil,                         // 35: agent.v1.Window.CountersEntry
+	nil,                         // 36: agent.v1.Window.GaugesEntry
+	nil,                         // 37: agent.v1.Body.SettingsEntry
+	(*v1.Description)(nil),      // 38: engine.v1.Description
+	(*durationpb.Duration)(nil), // 39: google.protobuf.Duration
 }
 var file_agent_v1_agent_proto_depIdxs = []int32{
 	4,  // 0: agent.v1.ConnectRequest.hello:type_name -> agent.v1.Hello
 	9,  // 1: agent.v1.ConnectRequest.windows:type_name -> agent.v1.WindowBatch
-	26, // 2: agent.v1.ConnectRequest.ack:type_name -> agent.v1.Ack
+	28, // 2: agent.v1.ConnectRequest.ack:type_name -> agent.v1.Ack
 	8,  // 3: agent.v1.ConnectRequest.state:type_name -> agent.v1.StateReport
 	6,  // 4: agent.v1.ConnectRequest.engine:type_name -> agent.v1.EngineInfo
 	15, // 5: agent.v1.ConnectRequest.pong:type_name -> agent.v1.Pong
@@ -2866,17 +3060,17 @@ var file_agent_v1_agent_proto_depIdxs = []int32{
 	5,  // 9: agent.v1.Hello.identity:type_name -> agent.v1.Identity
 	6,  // 10: agent.v1.Hello.engines:type_name -> agent.v1.EngineInfo
 	8,  // 11: agent.v1.Hello.states:type_name -> agent.v1.StateReport
-	36, // 12: agent.v1.EngineInfo.description:type_name -> engine.v1.Description
-	32, // 13: agent.v1.EngineInfo.base_settings:type_name -> agent.v1.EngineInfo.BaseSettingsEntry
+	38, // 12: agent.v1.EngineInfo.description:type_name -> engine.v1.Description
+	34, // 13: agent.v1.EngineInfo.base_settings:type_name -> agent.v1.EngineInfo.BaseSettingsEntry
 	0,  // 14: agent.v1.StateReport.phase:type_name -> agent.v1.Phase
 	7,  // 15: agent.v1.StateReport.fence:type_name -> agent.v1.Fence
 	10, // 16: agent.v1.WindowBatch.windows:type_name -> agent.v1.Window
 	11, // 17: agent.v1.Window.sketches:type_name -> agent.v1.Sketch
-	33, // 18: agent.v1.Window.counters:type_name -> agent.v1.Window.CountersEntry
-	34, // 19: agent.v1.Window.gauges:type_name -> agent.v1.Window.GaugesEntry
+	35, // 18: agent.v1.Window.counters:type_name -> agent.v1.Window.CountersEntry
+	36, // 19: agent.v1.Window.gauges:type_name -> agent.v1.Window.GaugesEntry
 	12, // 20: agent.v1.Window.sources:type_name -> agent.v1.Source
 	0,  // 21: agent.v1.Window.phase:type_name -> agent.v1.Phase
-	35, // 22: agent.v1.Body.settings:type_name -> agent.v1.Body.SettingsEntry
+	37, // 22: agent.v1.Body.settings:type_name -> agent.v1.Body.SettingsEntry
 	7,  // 23: agent.v1.Directive.fence:type_name -> agent.v1.Fence
 	18, // 24: agent.v1.Directive.offer:type_name -> agent.v1.Offer
 	19, // 25: agent.v1.Directive.confirm:type_name -> agent.v1.Confirm
@@ -2886,31 +3080,33 @@ var file_agent_v1_agent_proto_depIdxs = []int32{
 	23, // 29: agent.v1.Directive.drain:type_name -> agent.v1.Drain
 	24, // 30: agent.v1.Directive.collect:type_name -> agent.v1.Collect
 	25, // 31: agent.v1.Directive.load_test:type_name -> agent.v1.LoadTest
-	16, // 32: agent.v1.Offer.body:type_name -> agent.v1.Body
-	37, // 33: agent.v1.Offer.apply_by:type_name -> google.protobuf.Duration
-	37, // 34: agent.v1.Offer.probation:type_name -> google.protobuf.Duration
-	37, // 35: agent.v1.Offer.slot_delay:type_name -> google.protobuf.Duration
-	37, // 36: agent.v1.Revert.slot_delay:type_name -> google.protobuf.Duration
-	37, // 37: agent.v1.Lease.extend:type_name -> google.protobuf.Duration
-	37, // 38: agent.v1.LoadTest.duration:type_name -> google.protobuf.Duration
-	7,  // 39: agent.v1.Ack.fence:type_name -> agent.v1.Fence
-	1,  // 40: agent.v1.Ack.result:type_name -> agent.v1.AckResult
-	8,  // 41: agent.v1.Ack.state:type_name -> agent.v1.StateReport
-	28, // 42: agent.v1.RelayRequest.attached:type_name -> agent.v1.AttachedAgents
-	29, // 43: agent.v1.RelayRequest.agent:type_name -> agent.v1.AgentMessage
-	30, // 44: agent.v1.RelayRequest.gone:type_name -> agent.v1.AgentGone
-	4,  // 45: agent.v1.AttachedAgents.agents:type_name -> agent.v1.Hello
-	2,  // 46: agent.v1.AgentMessage.message:type_name -> agent.v1.ConnectRequest
-	17, // 47: agent.v1.RelayResponse.directive:type_name -> agent.v1.Directive
-	2,  // 48: agent.v1.AgentService.Connect:input_type -> agent.v1.ConnectRequest
-	27, // 49: agent.v1.RelayService.Relay:input_type -> agent.v1.RelayRequest
-	3,  // 50: agent.v1.AgentService.Connect:output_type -> agent.v1.ConnectResponse
-	31, // 51: agent.v1.RelayService.Relay:output_type -> agent.v1.RelayResponse
-	50, // [50:52] is the sub-list for method output_type
-	48, // [48:50] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	26, // 32: agent.v1.Directive.quality_test:type_name -> agent.v1.QualityTest
+	27, // 33: agent.v1.Directive.cancel_test:type_name -> agent.v1.CancelTest
+	16, // 34: agent.v1.Offer.body:type_name -> agent.v1.Body
+	39, // 35: agent.v1.Offer.apply_by:type_name -> google.protobuf.Duration
+	39, // 36: agent.v1.Offer.probation:type_name -> google.protobuf.Duration
+	39, // 37: agent.v1.Offer.slot_delay:type_name -> google.protobuf.Duration
+	39, // 38: agent.v1.Revert.slot_delay:type_name -> google.protobuf.Duration
+	39, // 39: agent.v1.Lease.extend:type_name -> google.protobuf.Duration
+	39, // 40: agent.v1.LoadTest.duration:type_name -> google.protobuf.Duration
+	7,  // 41: agent.v1.Ack.fence:type_name -> agent.v1.Fence
+	1,  // 42: agent.v1.Ack.result:type_name -> agent.v1.AckResult
+	8,  // 43: agent.v1.Ack.state:type_name -> agent.v1.StateReport
+	30, // 44: agent.v1.RelayRequest.attached:type_name -> agent.v1.AttachedAgents
+	31, // 45: agent.v1.RelayRequest.agent:type_name -> agent.v1.AgentMessage
+	32, // 46: agent.v1.RelayRequest.gone:type_name -> agent.v1.AgentGone
+	4,  // 47: agent.v1.AttachedAgents.agents:type_name -> agent.v1.Hello
+	2,  // 48: agent.v1.AgentMessage.message:type_name -> agent.v1.ConnectRequest
+	17, // 49: agent.v1.RelayResponse.directive:type_name -> agent.v1.Directive
+	2,  // 50: agent.v1.AgentService.Connect:input_type -> agent.v1.ConnectRequest
+	29, // 51: agent.v1.RelayService.Relay:input_type -> agent.v1.RelayRequest
+	3,  // 52: agent.v1.AgentService.Connect:output_type -> agent.v1.ConnectResponse
+	33, // 53: agent.v1.RelayService.Relay:output_type -> agent.v1.RelayResponse
+	52, // [52:54] is the sub-list for method output_type
+	50, // [50:52] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_agent_v1_agent_proto_init() }
@@ -2940,8 +3136,10 @@ func file_agent_v1_agent_proto_init() {
 		(*Directive_Drain)(nil),
 		(*Directive_Collect)(nil),
 		(*Directive_LoadTest)(nil),
+		(*Directive_QualityTest)(nil),
+		(*Directive_CancelTest)(nil),
 	}
-	file_agent_v1_agent_proto_msgTypes[25].OneofWrappers = []any{
+	file_agent_v1_agent_proto_msgTypes[27].OneofWrappers = []any{
 		(*RelayRequest_Attached)(nil),
 		(*RelayRequest_Agent)(nil),
 		(*RelayRequest_Gone)(nil),
@@ -2952,7 +3150,7 @@ func file_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_v1_agent_proto_rawDesc), len(file_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -44,6 +44,10 @@ const (
 	CommandType_COMMAND_TYPE_LIFT_QUARANTINE       CommandType = 12
 	CommandType_COMMAND_TYPE_BUMP_INCARNATION      CommandType = 13
 	CommandType_COMMAND_TYPE_FORGET_INSTANCE       CommandType = 14
+	// Numbers 40 to 49 are those of experiments (experiment.proto).
+	CommandType_COMMAND_TYPE_CREATE_EXPERIMENT CommandType = 40
+	CommandType_COMMAND_TYPE_STEP_EXPERIMENT   CommandType = 41
+	CommandType_COMMAND_TYPE_DELETE_EXPERIMENT CommandType = 42
 	// Numbers 60 to 69 are those of objectives (slo.proto).
 	CommandType_COMMAND_TYPE_PUT_OBJECTIVES    CommandType = 60
 	CommandType_COMMAND_TYPE_DELETE_OBJECTIVE  CommandType = 61
@@ -70,6 +74,9 @@ var (
 		12: "COMMAND_TYPE_LIFT_QUARANTINE",
 		13: "COMMAND_TYPE_BUMP_INCARNATION",
 		14: "COMMAND_TYPE_FORGET_INSTANCE",
+		40: "COMMAND_TYPE_CREATE_EXPERIMENT",
+		41: "COMMAND_TYPE_STEP_EXPERIMENT",
+		42: "COMMAND_TYPE_DELETE_EXPERIMENT",
 		60: "COMMAND_TYPE_PUT_OBJECTIVES",
 		61: "COMMAND_TYPE_DELETE_OBJECTIVE",
 		62: "COMMAND_TYPE_RECORD_BUDGETS",
@@ -92,6 +99,9 @@ var (
 		"COMMAND_TYPE_LIFT_QUARANTINE":       12,
 		"COMMAND_TYPE_BUMP_INCARNATION":      13,
 		"COMMAND_TYPE_FORGET_INSTANCE":       14,
+		"COMMAND_TYPE_CREATE_EXPERIMENT":     40,
+		"COMMAND_TYPE_STEP_EXPERIMENT":       41,
+		"COMMAND_TYPE_DELETE_EXPERIMENT":     42,
 		"COMMAND_TYPE_PUT_OBJECTIVES":        60,
 		"COMMAND_TYPE_DELETE_OBJECTIVE":      61,
 		"COMMAND_TYPE_RECORD_BUDGETS":        62,
@@ -2530,7 +2540,7 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"1\n" +
 	"\x0eForgetInstance\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
-	"instanceId*\xa8\x05\n" +
+	"instanceId*\x92\x06\n" +
 	"\vCommandType\x12\x1c\n" +
 	"\x18COMMAND_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19COMMAND_TYPE_INIT_CLUSTER\x10\x01\x12\x1a\n" +
@@ -2547,7 +2557,10 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x18COMMAND_TYPE_EFFECT_DONE\x10\v\x12 \n" +
 	"\x1cCOMMAND_TYPE_LIFT_QUARANTINE\x10\f\x12!\n" +
 	"\x1dCOMMAND_TYPE_BUMP_INCARNATION\x10\r\x12 \n" +
-	"\x1cCOMMAND_TYPE_FORGET_INSTANCE\x10\x0e\x12\x1f\n" +
+	"\x1cCOMMAND_TYPE_FORGET_INSTANCE\x10\x0e\x12\"\n" +
+	"\x1eCOMMAND_TYPE_CREATE_EXPERIMENT\x10(\x12 \n" +
+	"\x1cCOMMAND_TYPE_STEP_EXPERIMENT\x10)\x12\"\n" +
+	"\x1eCOMMAND_TYPE_DELETE_EXPERIMENT\x10*\x12\x1f\n" +
 	"\x1bCOMMAND_TYPE_PUT_OBJECTIVES\x10<\x12!\n" +
 	"\x1dCOMMAND_TYPE_DELETE_OBJECTIVE\x10=\x12\x1f\n" +
 	"\x1bCOMMAND_TYPE_RECORD_BUDGETS\x10>\x12\x1e\n" +

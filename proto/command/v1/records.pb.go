@@ -934,8 +934,10 @@ type Instance struct {
 	OperatorDrain      bool   `protobuf:"varint,19,opt,name=operator_drain,json=operatorDrain,proto3" json:"operator_drain,omitempty"`
 	OperatorDrainIndex uint64 `protobuf:"varint,20,opt,name=operator_drain_index,json=operatorDrainIndex,proto3" json:"operator_drain_index,omitempty"`
 	ModifyIndex        uint64 `protobuf:"varint,21,opt,name=modify_index,json=modifyIndex,proto3" json:"modify_index,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// staging: its operator says that no user depends on it.
+	Staging       bool `protobuf:"varint,40,opt,name=staging,proto3" json:"staging,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Instance) Reset() {
@@ -1113,6 +1115,13 @@ func (x *Instance) GetModifyIndex() uint64 {
 		return x.ModifyIndex
 	}
 	return 0
+}
+
+func (x *Instance) GetStaging() bool {
+	if x != nil {
+		return x.Staging
+	}
+	return false
 }
 
 // ConfigBody is immutable and addressed by its hash.
@@ -3074,6 +3083,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Effect
 	//	*SnapshotRecord_Dedupe
 	//	*SnapshotRecord_Event
+	//	*SnapshotRecord_Experiment
 	//	*SnapshotRecord_Objective
 	//	*SnapshotRecord_Ledger
 	//	*SnapshotRecord_BudgetPolicy
@@ -3237,6 +3247,15 @@ func (x *SnapshotRecord) GetEvent() *Event {
 	return nil
 }
 
+func (x *SnapshotRecord) GetExperiment() *Experiment {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Experiment); ok {
+			return x.Experiment
+		}
+	}
+	return nil
+}
+
 func (x *SnapshotRecord) GetObjective() *Objective {
 	if x != nil {
 		if x, ok := x.Record.(*SnapshotRecord_Objective); ok {
@@ -3329,6 +3348,10 @@ type SnapshotRecord_Event struct {
 	Event *Event `protobuf:"bytes,13,opt,name=event,proto3,oneof"`
 }
 
+type SnapshotRecord_Experiment struct {
+	Experiment *Experiment `protobuf:"bytes,40,opt,name=experiment,proto3,oneof"`
+}
+
 type SnapshotRecord_Objective struct {
 	Objective *Objective `protobuf:"bytes,60,opt,name=objective,proto3,oneof"`
 }
@@ -3371,6 +3394,8 @@ func (*SnapshotRecord_Dedupe) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Event) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_Experiment) isSnapshotRecord_Record() {}
+
 func (*SnapshotRecord_Objective) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Ledger) isSnapshotRecord_Record() {}
@@ -3384,7 +3409,7 @@ var File_command_v1_records_proto protoreflect.FileDescriptor
 const file_command_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"\x18command/v1/records.proto\x12\n" +
-	"command.v1\x1a\x14agent/v1/agent.proto\x1a\x14command/v1/slo.proto\x1a\x16engine/v1/engine.proto\"s\n" +
+	"command.v1\x1a\x14agent/v1/agent.proto\x1a\x1bcommand/v1/experiment.proto\x1a\x14command/v1/slo.proto\x1a\x16engine/v1/engine.proto\"s\n" +
 	"\n" +
 	"Objectives\x12!\n" +
 	"\fttft_seconds\x18\x01 \x01(\x01R\vttftSeconds\x12!\n" +
@@ -3443,7 +3468,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\rslot_delay_ms\x18\v \x01(\x03R\vslotDelayMs\x12\x16\n" +
 	"\x06reason\x18\f \x01(\tR\x06reason\x12\x13\n" +
 	"\x05at_ms\x18\r \x01(\x03R\x04atMs\x12\x18\n" +
-	"\arefused\x18\x0e \x01(\tR\arefused\"\x93\a\n" +
+	"\arefused\x18\x0e \x01(\tR\arefused\"\xad\a\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12\x12\n" +
@@ -3468,7 +3493,8 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\x12reachable_since_ms\x18\x12 \x01(\x03R\x10reachableSinceMs\x12%\n" +
 	"\x0eoperator_drain\x18\x13 \x01(\bR\roperatorDrain\x120\n" +
 	"\x14operator_drain_index\x18\x14 \x01(\x04R\x12operatorDrainIndex\x12!\n" +
-	"\fmodify_index\x18\x15 \x01(\x04R\vmodifyIndex\x1a?\n" +
+	"\fmodify_index\x18\x15 \x01(\x04R\vmodifyIndex\x12\x18\n" +
+	"\astaging\x18( \x01(\bR\astaging\x1a?\n" +
 	"\x11BaseSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a<\n" +
@@ -3693,7 +3719,7 @@ const file_command_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12 \n" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\x12$\n" +
-	"\x0eleader_time_ms\x18\x06 \x01(\x03R\fleaderTimeMs\"\x92\a\n" +
+	"\x0eleader_time_ms\x18\x06 \x01(\x03R\fleaderTimeMs\"\xcc\a\n" +
 	"\x0eSnapshotRecord\x124\n" +
 	"\x06header\x18\x01 \x01(\v2\x1a.command.v1.SnapshotHeaderH\x00R\x06header\x12)\n" +
 	"\x05group\x18\x02 \x01(\v2\x11.command.v1.GroupH\x00R\x05group\x122\n" +
@@ -3711,7 +3737,10 @@ const file_command_v1_records_proto_rawDesc = "" +
 	" \x01(\v2\x1a.command.v1.RecommendationH\x00R\x0erecommendation\x12,\n" +
 	"\x06effect\x18\v \x01(\v2\x12.command.v1.EffectH\x00R\x06effect\x12/\n" +
 	"\x06dedupe\x18\f \x01(\v2\x15.command.v1.DedupeRowH\x00R\x06dedupe\x12)\n" +
-	"\x05event\x18\r \x01(\v2\x11.command.v1.EventH\x00R\x05event\x125\n" +
+	"\x05event\x18\r \x01(\v2\x11.command.v1.EventH\x00R\x05event\x128\n" +
+	"\n" +
+	"experiment\x18( \x01(\v2\x16.command.v1.ExperimentH\x00R\n" +
+	"experiment\x125\n" +
 	"\tobjective\x18< \x01(\v2\x15.command.v1.ObjectiveH\x00R\tobjective\x122\n" +
 	"\x06ledger\x18= \x01(\v2\x18.command.v1.BudgetLedgerH\x00R\x06ledger\x12?\n" +
 	"\rbudget_policy\x18> \x01(\v2\x18.command.v1.BudgetPolicyH\x00R\fbudgetPolicy\x125\n" +
@@ -3828,10 +3857,11 @@ var file_command_v1_records_proto_goTypes = []any{
 	(*v11.Body)(nil),        // 38: agent.v1.Body
 	(*BudgetGate)(nil),      // 39: command.v1.BudgetGate
 	(*BudgetSpend)(nil),     // 40: command.v1.BudgetSpend
-	(*Objective)(nil),       // 41: command.v1.Objective
-	(*BudgetLedger)(nil),    // 42: command.v1.BudgetLedger
-	(*BudgetPolicy)(nil),    // 43: command.v1.BudgetPolicy
-	(*Violation)(nil),       // 44: command.v1.Violation
+	(*Experiment)(nil),      // 41: command.v1.Experiment
+	(*Objective)(nil),       // 42: command.v1.Objective
+	(*BudgetLedger)(nil),    // 43: command.v1.BudgetLedger
+	(*BudgetPolicy)(nil),    // 44: command.v1.BudgetPolicy
+	(*Violation)(nil),       // 45: command.v1.Violation
 }
 var file_command_v1_records_proto_depIdxs = []int32{
 	0,  // 0: command.v1.Policy.mode:type_name -> command.v1.Mode
@@ -3880,16 +3910,17 @@ var file_command_v1_records_proto_depIdxs = []int32{
 	25, // 43: command.v1.SnapshotRecord.effect:type_name -> command.v1.Effect
 	26, // 44: command.v1.SnapshotRecord.dedupe:type_name -> command.v1.DedupeRow
 	27, // 45: command.v1.SnapshotRecord.event:type_name -> command.v1.Event
-	41, // 46: command.v1.SnapshotRecord.objective:type_name -> command.v1.Objective
-	42, // 47: command.v1.SnapshotRecord.ledger:type_name -> command.v1.BudgetLedger
-	43, // 48: command.v1.SnapshotRecord.budget_policy:type_name -> command.v1.BudgetPolicy
-	44, // 49: command.v1.SnapshotRecord.violation:type_name -> command.v1.Violation
-	21, // 50: command.v1.Recommendation.PredictedEntry.value:type_name -> command.v1.Predicted
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	41, // 46: command.v1.SnapshotRecord.experiment:type_name -> command.v1.Experiment
+	42, // 47: command.v1.SnapshotRecord.objective:type_name -> command.v1.Objective
+	43, // 48: command.v1.SnapshotRecord.ledger:type_name -> command.v1.BudgetLedger
+	44, // 49: command.v1.SnapshotRecord.budget_policy:type_name -> command.v1.BudgetPolicy
+	45, // 50: command.v1.SnapshotRecord.violation:type_name -> command.v1.Violation
+	21, // 51: command.v1.Recommendation.PredictedEntry.value:type_name -> command.v1.Predicted
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_command_v1_records_proto_init() }
@@ -3897,6 +3928,7 @@ func file_command_v1_records_proto_init() {
 	if File_command_v1_records_proto != nil {
 		return
 	}
+	file_command_v1_experiment_proto_init()
 	file_command_v1_slo_proto_init()
 	file_command_v1_records_proto_msgTypes[1].OneofWrappers = []any{}
 	file_command_v1_records_proto_msgTypes[24].OneofWrappers = []any{
@@ -3913,6 +3945,7 @@ func file_command_v1_records_proto_init() {
 		(*SnapshotRecord_Effect)(nil),
 		(*SnapshotRecord_Dedupe)(nil),
 		(*SnapshotRecord_Event)(nil),
+		(*SnapshotRecord_Experiment)(nil),
 		(*SnapshotRecord_Objective)(nil),
 		(*SnapshotRecord_Ledger)(nil),
 		(*SnapshotRecord_BudgetPolicy)(nil),
