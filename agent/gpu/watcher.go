@@ -166,16 +166,18 @@ func since(first time.Time) time.Duration {
 // errEnded is the end of a reader that gave no reason, such as a signal.
 var errEnded = errors.New("the GPU reader ended without a word: it was killed, or its driver ended it")
 
-// What a reader says in a second at most: one record that is long, or many that are short where
-// somebody lets it sample often.
+// What a reader may say in a while, which is several times what one says that samples often, or many
+// devices cut into many instances. The while is long, so that also one that is read slowly, because it
+// leaves no processor to spare, is found out.
 const (
-	mostRecords = 200
-	mostBytes   = 2 * MaxRecordBytes
+	while       = 10 * time.Second
+	mostRecords = 1000
+	mostBytes   = 4 * MaxRecordBytes
 )
 
-var errFlood = fmt.Errorf("the GPU reader says more than %d records or %d MiB in a second: it is no perf-gpu, or it is broken", mostRecords, mostBytes>>20)
+var errFlood = fmt.Errorf("the GPU reader says more than %d records or %d MiB in %v: it is no perf-gpu, or it is broken", mostRecords, mostBytes>>20, while)
 
-// pace counts what was said in the current second.
+// pace counts what was said in the current while.
 type pace struct {
 	since          time.Time
 	records, bytes int
@@ -183,7 +185,7 @@ type pace struct {
 
 // floods takes a record of n bytes.
 func (p *pace) floods(n int, now time.Time) bool {
-	if now.Sub(p.since) >= time.Second {
+	if now.Sub(p.since) >= while {
 		*p = pace{since: now}
 	}
 	p.records++

@@ -327,12 +327,12 @@ func TestWatcherEndsFloods(t *testing.T) {
 	for name, c := range map[string]struct{ line, says string }{
 		"short records":  {record + "\"}\n", "more than"},
 		"long records":   {record + strings.Repeat("x", 3<<20) + "\"}\n", "more than"},
-		"no end of line": {strings.Repeat("x", 4096), "too long"},
+		"no end of line": {strings.Repeat("x", 64<<10), "too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var opened atomic.Int32
 			cfg := fast()
-			cfg.BackoffMin = time.Hour
+			cfg.BackoffMin, cfg.Silence = time.Hour, time.Minute
 			w, _ := watch(t, func(context.Context) (io.ReadCloser, error) {
 				opened.Add(1)
 				return io.NopCloser(&endless{line: []byte(c.line)}), nil
