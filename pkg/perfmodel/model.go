@@ -157,9 +157,9 @@ func (p parts) expertsTouched(tokens float64) float64 {
 // KVBytesPerToken is the KV cache of one token over all layers and heads, in bytes. With MLA every
 // tensor-parallel rank holds that much.
 func (m Model) KVBytesPerToken(kv Precision) float64 {
-	b := 2.0
-	if kv == FP8 || kv == INT8 {
-		b = 1
+	b, ok := bytesPerKV[kv]
+	if !ok {
+		b = 2 // New refuses it
 	}
 	if m.MLA != nil {
 		return float64(m.MLA.KVRank+m.MLA.RopeDim) * b * float64(m.Layers)

@@ -26,6 +26,9 @@ const (
 // bytesPerWeight includes the scales of block formats.
 var bytesPerWeight = map[Precision]float64{BF16: 2, FP16: 2, FP8: 1, INT8: 1, INT4: .53, MXFP4: .53, NVFP4: .5625}
 
+// bytesPerKV of a cached element; the empty format is two bytes wide.
+var bytesPerKV = map[Precision]float64{"": 2, BF16: 2, FP16: 2, FP8: 1, INT8: 1}
+
 // ParsePrecision accepts the spellings engines use.
 func ParsePrecision(s string) (Precision, error) {
 	switch l := strings.ToLower(s); l {

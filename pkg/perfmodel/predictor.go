@@ -9,6 +9,9 @@ import (
 // ErrDoesNotFit means the weights leave no room for a KV cache.
 var ErrDoesNotFit = errors.New("model does not fit")
 
+// ErrLayout means that the model cannot be spread as asked.
+var ErrLayout = errors.New("impossible layout")
+
 // Layout is how one replica spreads over GPUs. Zero degrees count as 1.
 type Layout struct {
 	TP, PP, DP, EP int // tensor, pipeline, data and expert parallel degree
@@ -16,6 +19,16 @@ type Layout struct {
 
 func (l Layout) orOne() Layout {
 	return Layout{TP: max(l.TP, 1), PP: max(l.PP, 1), DP: max(l.DP, 1), EP: max(l.EP, 1)}
+}
+
+// expertRanks is over how many GPUs the experts of one layer are spread, and joined is how many
+// data-parallel ranks share them. Expert parallelism within a rank leaves both as tensor parallelism has
+// them: what the expert degree does not divide, splits each expert.
+func (l Layout) expertRanks() (ranks, joined float64) {
+	if l.EP <= l.TP {
+		return float64(l.TP), 1
+	}
+	return float64(l.EP), float64(l.EP) / float64(l.TP)
 }
 
 // GPUs is the number of GPUs of one replica.
@@ -36,6 +49,9 @@ type Setup struct {
 	MaxNumSeqs       int // sequences running per data-parallel rank; 256
 	MaxBatchedTokens int // tokens per step; 2048
 	KVTokens         int // capacity the engine reported; 0: computed
+
+	Eager       bool // every kernel is launched by the host: no CUDA graphs
+	GraphTokens int  // largest step that a captured graph covers; 0: all
 }
 
 func (s Setup) withDefaults() Setup {
@@ -58,12 +74,18 @@ type Predictor struct {
 	coeff Coefficients
 	parts parts
 
-	// Per-second rates of one rank with efficiencies applied, and sizes in bytes.
+	// Rates per second of one data-parallel rank with efficiencies applied, kvRate of one GPU, and sizes
+	// in bytes.
 	weightRate, gemmRate, attnRate, kvRate float64
 	linkRate                               float64   // 0 without a link
 	nccl                                   AllReduce // zero where this link was never measured
 	weightBytes, attentionBytes, kvPerGPU  float64
+	peak                                   peaks
 }
+
+// peaks are a GPU's data-sheet rates for one setup: bytes/s of memory and of the link in one direction,
+// FLOP/s of the weights' format and of two-byte formats.
+type peaks struct{ memory, link, gemm, half float64 }
 
 // New prepares predictions. Errors wrap ErrMissing, naming the absent table fields, or ErrPrecision.
 func New(s Setup, c Coefficients) (*Predictor, error) {
@@ -84,18 +106,18 @@ func New(s Setup, c Coefficients) (*Predictor, error) {
 		return nil, err
 	}
 	tp := float64(s.Layout.TP)
+	peak := peaks{memory: s.GPU.HBMTBps * 1e12, link: s.GPU.LinkGbpsBidir / 2 * 1e9, gemm: gemm, half: s.GPU.BF16TFLOPS * 1e12}
 	nccl, err := s.GPU.AllReduceLaw(s.Layout.TP)
 	if err != nil && !errors.Is(err, ErrNoLaw) {
 		return nil, err
 	}
 	return &Predictor{
-		setup: s, coeff: c, parts: s.Model.parts(),
-		weightRate:     tp * s.GPU.HBMTBps * 1e12 * c.Weights,
-		gemmRate:       tp * gemm * c.Compute,
-		attnRate:       tp * s.GPU.BF16TFLOPS * 1e12 * c.Attention,
-		kvRate:         s.GPU.HBMTBps * 1e12 * c.KV,
-		linkRate:       s.GPU.LinkGbpsBidir / 2 * 1e9 * c.Link,
-		nccl:           nccl,
+		setup: s, coeff: c, parts: s.Model.parts(), peak: peak, nccl: nccl,
+		weightRate:     tp * peak.memory * c.Weights,
+		gemmRate:       tp * peak.gemm * c.Compute,
+		attnRate:       tp * peak.half * c.Attention,
+		kvRate:         peak.memory * c.KV,
+		linkRate:       peak.link * c.Link,
 		weightBytes:    bytesPerWeight[weights],
 		attentionBytes: s.Model.attentionBytes(weights),
 		kvPerGPU:       s.Model.KVBytesPerToken(s.KV) * s.Model.kvShare(s.Layout.TP),
@@ -113,85 +135,14 @@ func (s Setup) check() error {
 	if s.Layout.TP > 1 && s.GPU.LinkGbpsBidir <= 0 {
 		errs = append(errs, fmt.Errorf("%w of the GPU: link_gbps_bidir, needed for tensor parallelism", ErrMissing))
 	}
+	if _, ok := bytesPerKV[s.KV]; !ok {
+		errs = append(errs, fmt.Errorf("%w of the KV cache: %q", ErrPrecision, s.KV))
+	}
+	if s.Layout.PP > s.Model.Layers && s.Model.Layers > 0 {
+		errs = append(errs, fmt.Errorf("%w: %d pipeline stages for %d layers", ErrLayout, s.Layout.PP, s.Model.Layers))
+	}
 	return errors.Join(errs...)
 }
 
 // Setup returns the setup in effect, defaults filled in.
 func (p *Predictor) Setup() Setup { return p.setup }
-
-// Terms is the duration of a step by cause, in seconds.
-type Terms struct {
-	Weights   float64 // reading weights; already 0 when Compute is the longer of the two
-	Compute   float64 // matrix products; 0 when Weights is the longer
-	KV        float64 // reading the cache of decoding sequences
-	Attention float64 // attention over prompts
-	Link      float64 // communication between GPUs
-	Host      float64 // scheduling, sampling, launch
-}
-
-// Seconds is the duration of the step.
-func (t Terms) Seconds() float64 {
-	return t.Weights + t.Compute + t.KV + t.Attention + t.Link + t.Host
-}
-
-// StepSeconds is the duration of one engine iteration.
-func (p *Predictor) StepSeconds(s Step) float64 { return p.Terms(s).Seconds() }
-
-// Terms breaks the duration of one iteration down by cause.
-//
-// With pipeline stages, pp micro-batches are in flight and a token passes all stages in turn: the time
-// between two tokens of a sequence is that of one micro-batch through the whole model.
-func (p *Predictor) Terms(s Step) Terms {
-	return p.terms(load{
-		decoding: float64(s.Decoding), context: float64(s.ContextTokens), prompt: float64(s.PromptTokens()),
-		sampling: float64(s.Sampling), scores: p.scores(s.Chunks), async: s.Async,
-	})
-}
-
-// load is a step, or the mean of many, in real numbers.
-type load struct {
-	decoding, context, prompt, sampling float64
-	scores                              float64 // Σ new·(cached + new/2) over prompts
-	async                               bool
-}
-
-func (p *Predictor) scores(chunks []Chunk) (sum float64) {
-	for _, c := range chunks {
-		sum += float64(c.New) * p.setup.Model.windowed(float64(c.Cached)+float64(c.New)/2)
-	}
-	return sum
-}
-
-func (p *Predictor) terms(l load) Terms {
-	m, c := p.setup.Model, p.coeff
-	stages, layers := float64(p.setup.Layout.PP), float64(m.Layers)
-	tokens := (l.decoding + l.prompt) / stages
-
-	var t Terms
-	read := p.WeightBytesPerStep(tokens) / p.weightRate
-	multiply := (2*p.parts.active()*tokens + 2*p.parts.head*l.sampling/stages) / p.gemmRate
-	if read >= multiply {
-		t.Weights = read
-	} else {
-		t.Compute = multiply
-	}
-	if l.decoding > 0 {
-		t.KV = l.decoding * m.windowed(l.context/l.decoding) * p.kvPerGPU / p.kvRate / stages
-	}
-	t.Attention = 4 * layers * m.attentionWidth() * l.scores / p.attnRate / stages
-	t.Link = p.linkSeconds(tokens)
-	host := c.RequestSeconds*l.decoding/stages + c.FixedSeconds
-	launch := c.LayerSeconds * layers
-	if gpu := t.Seconds() + launch; l.async {
-		host = max(host-gpu, 0)
-	}
-	t.Host = launch + host
-	return t
-}
-
-// WeightBytesPerStep is what a step over T tokens streams from memory, over all tensor-parallel ranks:
-// attention, the feed-forward parts and experts those tokens touch, and the output head.
-func (p *Predictor) WeightBytesPerStep(tokens float64) float64 {
-	touched := p.parts.expertsTouched(tokens) + p.parts.shared
-	return p.parts.attention*p.attentionBytes + (p.parts.dense+p.parts.expert*touched)*p.weightBytes + 2*p.parts.head
-}

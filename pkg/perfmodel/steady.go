@@ -83,12 +83,8 @@ func (p *Predictor) balance(t Traffic, n float64) (decoding float64) {
 
 // limit is the largest running set: sequences, or what the cache holds.
 func (p *Predictor) limit(t Traffic) (float64, error) {
-	capacity, err := p.KVCapacityTokens()
-	if err != nil {
-		return 0, err
-	}
-	perSequence := t.PromptTokens + t.OutputTokens/2
-	return max(math.Min(float64(p.setup.MaxNumSeqs), float64(capacity)/max(perSequence, 1)), 1), nil
+	fit, err := p.Sequences(t.PromptTokens + t.OutputTokens/2)
+	return max(math.Min(float64(p.setup.MaxNumSeqs), fit), 1), err
 }
 
 // at is the state with n sequences in the running set.

@@ -12,6 +12,7 @@ type Step struct {
 	ContextTokens int     // context of all decoding sequences together, in tokens
 	Chunks        []Chunk // prompts and parts of prompts computed beside them
 	Sampling      int     // sequences that sample a token at the end of the step
+	Drafts        int     // draft tokens verified beside them, all sequences together
 	Async         bool    // the host prepares the next step while the accelerator works
 }
 
