@@ -117,4 +117,9 @@ var handlers = map[commandv1.CommandType]handler{
 	commandv1.CommandType_COMMAND_TYPE_LIFT_QUARANTINE:       handle((*tx).liftQuarantine),
 	commandv1.CommandType_COMMAND_TYPE_BUMP_INCARNATION:      handle((*tx).bumpIncarnation),
 	commandv1.CommandType_COMMAND_TYPE_FORGET_INSTANCE:       handle((*tx).forgetInstance),
+	commandv1.CommandType_COMMAND_TYPE_PUT_OBJECTIVES:        handle((*tx).putObjectives),
+	commandv1.CommandType_COMMAND_TYPE_DELETE_OBJECTIVE:      handle((*tx).deleteObjective),
+	commandv1.CommandType_COMMAND_TYPE_RECORD_BUDGETS:        handle((*tx).recordBudgets),
+	commandv1.CommandType_COMMAND_TYPE_PUT_VIOLATION:         handle((*tx).putViolation),
+	commandv1.CommandType_COMMAND_TYPE_PUT_BUDGET_POLICY:     handle((*tx).putBudgetPolicy),
 }

@@ -19,6 +19,7 @@ const (
 	Locked             Code = "locked"              // another rollout or experiment holds the group
 	Quarantined        Code = "quarantined"         // the configuration failed here not long ago
 	NoCapacity         Code = "capacity"            // would take the group below its floor or reserve
+	OverBudget         Code = "error_budget"        // the error budgets do not allow it now
 )
 
 // Refusal is why a command was not carried out. The message is for people and says what to do.

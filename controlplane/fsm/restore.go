@@ -111,6 +111,14 @@ func (s *state) load(rec *commandv1.SnapshotRecord) error {
 		return load(s.recommendations, v.Recommendation.GetId(), v.Recommendation)
 	case *commandv1.SnapshotRecord_Effect:
 		return load(s.effects, v.Effect.GetId(), v.Effect)
+	case *commandv1.SnapshotRecord_Objective:
+		return load(s.objectives, v.Objective.GetName(), v.Objective)
+	case *commandv1.SnapshotRecord_Ledger:
+		return load(s.ledgers, v.Ledger.GetObjective(), v.Ledger)
+	case *commandv1.SnapshotRecord_BudgetPolicy:
+		return load(s.budgetPolicies, v.BudgetPolicy.GetService(), v.BudgetPolicy)
+	case *commandv1.SnapshotRecord_Violation:
+		return load(s.violations, v.Violation.GetId(), v.Violation)
 	case *commandv1.SnapshotRecord_Dedupe:
 		s.requests = append(s.requests, v.Dedupe.GetRequestId())
 		return load(s.dedupe, v.Dedupe.GetRequestId(), v.Dedupe)

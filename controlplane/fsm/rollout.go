@@ -86,6 +86,7 @@ func (t *tx) createRollout(cmd *commandv1.CreateRollout) (string, *Refusal) {
 		CreatedMs: t.now, CreatedBy: t.actor, Reason: cmd.GetReason(), RecommendationId: cmd.GetRecommendationId(),
 		WorkflowId: cmd.GetWorkflowId(), OverrideQuarantine: cmd.GetOverrideQuarantine(),
 		RollsForwardFrom: cmd.GetRollsForwardFrom(), Restart: class.restart, Lossy: class.lossy, ModifyIndex: t.entry,
+		Fix: cmd.GetFix(), ApprovedBy: cmd.GetApprovedBy(),
 	}
 	t.rollouts.put(id, r)
 	forget(t.rollouts, func(o *commandv1.Rollout) bool { return o.GetGroup() == r.GetGroup() && Ended(o.GetState()) }, (*commandv1.Rollout).GetCreatedMs)
@@ -118,7 +119,7 @@ func (t *tx) step(r *commandv1.Rollout, cmd *commandv1.StepRollout) *Refusal {
 	case *commandv1.StepRollout_Enqueue:
 		return t.enqueue(r)
 	case *commandv1.StepRollout_Start:
-		return t.start(r)
+		return t.start(r, s.Start)
 	case *commandv1.StepRollout_PlanWave:
 		return t.planWave(r, s.PlanWave)
 	case *commandv1.StepRollout_NextBatch:
@@ -207,7 +208,7 @@ func (t *tx) enqueue(r *commandv1.Rollout) *Refusal {
 }
 
 // start takes the group's lock and gives the configuration its epoch.
-func (t *tx) start(r *commandv1.Rollout) *Refusal {
+func (t *tx) start(r *commandv1.Rollout, cmd *commandv1.Start) *Refusal {
 	if refusal := in(r, queued); refusal != nil {
 		return refusal
 	}
@@ -219,6 +220,9 @@ func (t *tx) start(r *commandv1.Rollout) *Refusal {
 		return refuseQuarantined(q)
 	}
 	if refusal := t.takeLock(g, r); refusal != nil {
+		return refusal
+	}
+	if refusal := t.takeBudget(r, cmd.GetBudget()); refusal != nil {
 		return refusal
 	}
 	r.Epoch, r.ParentEpoch = t.entry, g.GetPromotedEpoch()

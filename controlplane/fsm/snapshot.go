@@ -72,6 +72,12 @@ func (s *state) eachRecord(visit func(*commandv1.SnapshotRecord)) {
 		visit(&rec{Record: &commandv1.SnapshotRecord_Recommendation{Recommendation: v}})
 	})
 	each(s.effects, func(v *commandv1.Effect) { visit(&rec{Record: &commandv1.SnapshotRecord_Effect{Effect: v}}) })
+	each(s.objectives, func(v *commandv1.Objective) { visit(&rec{Record: &commandv1.SnapshotRecord_Objective{Objective: v}}) })
+	each(s.ledgers, func(v *commandv1.BudgetLedger) { visit(&rec{Record: &commandv1.SnapshotRecord_Ledger{Ledger: v}}) })
+	each(s.budgetPolicies, func(v *commandv1.BudgetPolicy) {
+		visit(&rec{Record: &commandv1.SnapshotRecord_BudgetPolicy{BudgetPolicy: v}})
+	})
+	each(s.violations, func(v *commandv1.Violation) { visit(&rec{Record: &commandv1.SnapshotRecord_Violation{Violation: v}}) })
 	for _, id := range s.requests {
 		if row, ok := s.dedupe.get(id); ok {
 			visit(&rec{Record: &commandv1.SnapshotRecord_Dedupe{Dedupe: row}})

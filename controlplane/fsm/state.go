@@ -27,6 +27,10 @@ type state struct {
 	recommendations *table[*commandv1.Recommendation]
 	effects         *table[*commandv1.Effect]
 	dedupe          *table[*commandv1.DedupeRow]
+	objectives      *table[*commandv1.Objective]
+	ledgers         *table[*commandv1.BudgetLedger] // by objective
+	budgetPolicies  *table[*commandv1.BudgetPolicy] // by service
+	violations      *table[*commandv1.Violation]
 
 	requests []string // request ids of dedupe, oldest first
 	events   []*commandv1.Event
@@ -45,6 +49,10 @@ func newState() *state {
 		recommendations: newTable[*commandv1.Recommendation](),
 		effects:         newTable[*commandv1.Effect](),
 		dedupe:          newTable[*commandv1.DedupeRow](),
+		objectives:      newTable[*commandv1.Objective](),
+		ledgers:         newTable[*commandv1.BudgetLedger](),
+		budgetPolicies:  newTable[*commandv1.BudgetPolicy](),
+		violations:      newTable[*commandv1.Violation](),
 	}
 }
 
@@ -55,6 +63,8 @@ func (s *state) capture() *state {
 	c.bodies, c.epochs, c.rollouts = s.bodies.capture(), s.epochs.capture(), s.rollouts.capture()
 	c.quarantines, c.workflows, c.recommendations = s.quarantines.capture(), s.workflows.capture(), s.recommendations.capture()
 	c.effects, c.dedupe = s.effects.capture(), s.dedupe.capture()
+	c.objectives, c.ledgers = s.objectives.capture(), s.ledgers.capture()
+	c.budgetPolicies, c.violations = s.budgetPolicies.capture(), s.violations.capture()
 	c.requests = append([]string(nil), s.requests...)
 	c.events = append([]*commandv1.Event(nil), s.events...)
 	return &c
@@ -70,6 +80,7 @@ func (s *state) tables() []transactional {
 	return []transactional{
 		s.groups, s.instances, s.knobs, s.bodies, s.epochs, s.rollouts, s.quarantines,
 		s.workflows, s.recommendations, s.effects, s.dedupe,
+		s.objectives, s.ledgers, s.budgetPolicies, s.violations,
 	}
 }
 

@@ -94,6 +94,9 @@ func (t *tx) checkSelection(r *commandv1.Rollout, cmd *commandv1.PlanWave, step 
 			return refusal
 		}
 	}
+	if cmd.GetIndex() == 0 && Careful(r) && len(chosen) > FirstWaveTarget(r, n, step) {
+		return refuse(Invalid, "the first wave would change %d of %d replicas; it may change %d", len(chosen), n, FirstWaveTarget(r, n, step))
+	}
 	if len(chosen) > max(WaveTarget(n, step), before) {
 		return refuse(Invalid, "wave %d would change %d of %d replicas; its step is %d %%", cmd.GetIndex()+1, len(chosen), n, step)
 	}

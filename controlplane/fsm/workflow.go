@@ -125,6 +125,9 @@ func (t *tx) stepWorkflow(cmd *commandv1.StepWorkflow) (string, *Refusal) {
 	if cmd.GetNext() < w.GetState() || cmd.GetNext() > commandv1.WorkflowState_WORKFLOW_STATE_CANCELLED {
 		return "", refuse(Conflict, "workflow %s cannot go from state %d back to %d", w.GetId(), w.GetState(), cmd.GetNext())
 	}
+	if w.GetState() == commandv1.WorkflowState_WORKFLOW_STATE_AWAITING_APPROVAL && cmd.GetNext() == commandv1.WorkflowState_WORKFLOW_STATE_DECIDED {
+		w.ApprovedBy = t.actor
+	}
 	w.State, w.ModifyIndex = cmd.GetNext(), t.entry
 	w.RecommendationId = cmp.Or(cmd.GetRecommendationId(), w.GetRecommendationId())
 	w.RolloutId = cmp.Or(cmd.GetRolloutId(), w.GetRolloutId())
