@@ -26,7 +26,7 @@ const starts = 3
 
 // startSettings are those that pkg/calibrate's constants are learned from. T6 evaluates none of them.
 func startSettings(kind engine.Kind) []setting {
-	s, budget := vllmSetting, "192"
+	s := vllmSetting
 	if kind == engine.SGLang {
 		s = sglangSetting
 	}
@@ -34,7 +34,7 @@ func startSettings(kind engine.Kind) []setting {
 		s("seqs6", "6", "2048", des.Config{MaxNumSeqs: 6, MaxBatchedTokens: 2048, PrefixCaching: true}),
 		s("seqs12", "12", "2048", des.Config{MaxNumSeqs: 12, MaxBatchedTokens: 2048, PrefixCaching: true}),
 		s("seqs24", "24", "2048", des.Config{MaxNumSeqs: 24, MaxBatchedTokens: 2048, PrefixCaching: true}),
-		s("seqs12-budget192", "12", budget, des.Config{MaxNumSeqs: 12, MaxBatchedTokens: 192, PrefixCaching: true}),
+		s("seqs12-budget192", "12", "192", des.Config{MaxNumSeqs: 12, MaxBatchedTokens: 192, PrefixCaching: true}),
 	}
 }
 
@@ -56,7 +56,8 @@ func startLoads(kind engine.Kind) []load {
 	}
 }
 
-// startsBar measures how much one start of an engine differs from the next. ENGINE names the engine.
+// startsBar measures how much one start of an engine differs from the next, from what T11 has recorded
+// of a vLLM and from starts of its own. ENGINE names the engine.
 // What is not recorded yet below RECORDINGS (.cache/t6/….starts) takes one to two minutes a start; ONLY=name,…
 // records those and computes nothing.
 func startsBar(ctx context.Context, _ string, out io.Writer) error {
@@ -74,6 +75,11 @@ func startsBar(ctx context.Context, _ string, out io.Writer) error {
 		dir = filepath.Join(".cache", "t6", fmt.Sprintf("%s-%s.starts", kind, engine.Versions[kind]))
 	}
 	only := os.Getenv("ONLY")
+	if kind == engine.VLLM && only == "" {
+		if err := printPaces(out); err != nil {
+			return err
+		}
+	}
 	for n := range starts {
 		for _, s := range startSettings(kind) {
 			name := fmt.Sprintf("%s-%d", s.name, n)
