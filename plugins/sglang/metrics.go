@@ -138,8 +138,9 @@ func latencies(ranks []string) []*engine.Signal {
 	return []*engine.Signal{
 		since("0.5.17", streamed(histogram("ttft_seconds", "sglang:time_to_first_token_seconds"))),
 		gone("0.5.17", match(histogram("ttft_seconds", "sglang:time_to_first_token_seconds"), "is_streaming", "")),
-		since("0.4.3.post3", atFirst(histogram("itl_seconds", "sglang:inter_token_latency_seconds"))),
-		gone("0.4.5", atFirst(histogram("itl_seconds", "sglang:time_per_output_token_seconds"))),
+		// Only streamed requests have gaps; the engine's own warm-up has none.
+		since("0.4.3.post3", atEvent(histogram("itl_seconds", "sglang:inter_token_latency_seconds"))),
+		gone("0.4.5", atEvent(histogram("itl_seconds", "sglang:time_per_output_token_seconds"))),
 		since("0.5.23", streamed(atEnd(histogram("tpot_seconds", "sglang:request_time_per_output_token_seconds")))),
 		atEnd(atFirst(histogram("e2e_seconds", "sglang:e2e_request_latency_seconds"))),
 		queue, oldQueue, prefill,

@@ -258,6 +258,9 @@ func TestWarnings(t *testing.T) {
 		{name: "settings in a file", version: "0.32.0", argv: "vllm serve m --config=c.yaml", want: "--config are not seen"},
 		{name: "no metrics", version: "0.32.0", argv: "vllm serve m --disable-log-stats", want: "exports no metrics"},
 		{name: "rust", version: "0.32.0", argv: "vllm serve m", env: map[string]string{"VLLM_USE_RUST_FRONTEND": "1"}, want: "Rust front end"},
+		{name: "several API servers", version: "0.32.0", argv: "vllm serve m --api-server-count 2", want: "several API servers"},
+		{name: "as many as replicas", version: "0.32.0", argv: "vllm serve m --data-parallel-size=2", want: "several API servers"},
+		{name: "one for two replicas", version: "0.32.0", argv: "vllm serve m --data-parallel-size 2 --api-server-count 1"},
 		{name: "nothing", version: "0.32.0+cpu", argv: "vllm serve m"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -284,6 +287,26 @@ func TestModelOf(t *testing.T) {
 	} {
 		if got := modelOf(strings.Fields(argv)); got != want {
 			t.Errorf("%q: model %q, want %q", argv, got, want)
+		}
+	}
+}
+
+// TestLoad: the load endpoint counts the requests in one server, running and waiting.
+func TestLoad(t *testing.T) {
+	for argv, want := range map[string]string{
+		"vllm serve m": "",
+		"vllm serve m --enable-server-load-tracking":                        "/server_load",
+		"vllm serve m --enable_server_load_tracking":                        "/server_load",
+		"vllm serve m --enable-server-load-tracking --api-server-count 2":   "",
+		"vllm serve m --enable-server-load-tracking --data-parallel-size=4": "",
+	} {
+		d, err := adapter{}.Describe(t.Context(), &engine.Target{Argv: strings.Fields(argv), Version: "0.32.0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := d.GetProbes()
+		if p.GetLoadInFlightPointer() != want || (p.GetLoadPath() == "") != (want == "") || p.GetLoadRunningPointer() != "" {
+			t.Errorf("%q: load %q at %q", argv, p.GetLoadPath(), p.GetLoadInFlightPointer())
 		}
 	}
 }

@@ -84,14 +84,14 @@ func look(ctx context.Context, t *engine.Target) *sight {
 	return s
 }
 
-// severalServers tells whether more than one API server answers: their common page has nothing of the
-// process and no times of creation. Until there is a page the settings tell, where the count follows
-// the data-parallel replicas unless it is given.
+// severalServers tells whether more than one API server answers. Where the settings do not say, a
+// common page shows it: it has nothing of the process and no times of creation. Until there is a page,
+// there are as many as data-parallel replicas.
 func severalServers(given engine.Settings, page string) bool {
-	if strings.Contains(page, "vllm:") {
+	count := given["api_server_count"]
+	if count == "" && strings.Contains(page, "vllm:") {
 		return !slices.ContainsFunc([]string{"process_", "python_", "_created"}, func(sign string) bool { return strings.Contains(page, sign) })
 	}
-	count := given["api_server_count"]
 	if count == "" {
 		count = given["data_parallel_size"]
 	}

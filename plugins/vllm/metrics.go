@@ -2,7 +2,6 @@ package main
 
 import (
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -31,8 +30,8 @@ var gauges = []*engine.Signal{
 	gone("0.12", largest(gauge("kv_usage_max", "vllm:gpu_cache_usage_perc"))),
 	gone("0.9.1", mean(gauge("kv_host_usage", "vllm:cpu_cache_usage_perc"))),
 	// Blocks × block size overstates hybrid models; from 0.24 the engine says it in tokens.
-	since("0.24", label("kv_capacity_tokens", "vllm:cache_config_info", "kv_cache_size_tokens")),
-	label("kv_capacity_tokens", "vllm:cache_config_info", "num_gpu_blocks*block_size"),
+	since("0.24", label("kv_capacity_tokens", cacheInfo, "kv_cache_size_tokens")),
+	label("kv_capacity_tokens", cacheInfo, "num_gpu_blocks*block_size"),
 	since("0.11.1", match(gauge("engines_asleep", "vllm:engine_sleep_state"), "sleep_state", "weights_offloaded|discard_all")),
 	// One label set for each list of adapters that there ever was; the newest has the highest value.
 	since("0.8", atEvent(largest(label("lora_slots", "vllm:lora_requests_info", "max_lora")))),
@@ -104,24 +103,26 @@ func rejected(signal string) *engine.Signal {
 // so that a step counts more than once, and what is the newest list of adapters is not told.
 var several = []string{"iterations", "iteration_tokens", "lora_slots_used", "lora_adapters_waiting"}
 
-// signalsFor leaves out what cannot be trusted of this server, and knows that the Rust front end shows
-// a series only once it has something to say.
+// signalsFor leaves out what cannot be trusted of this server, and knows what shows itself late: all of
+// the Rust front end's series but one, and the gauges of several API servers, which have none in their
+// common registry before an engine has stepped.
 func signalsFor(s *sight) []*engine.Signal {
 	out := slices.Clone(signals)
 	if s.servers {
 		out = slices.DeleteFunc(out, func(sig *engine.Signal) bool { return slices.Contains(several, sig.GetSignal()) })
 	}
-	if !s.rust {
-		return out
-	}
 	for i, sig := range out {
-		if sig.GetAppears() == 0 && !strings.Contains(sig.GetSeries(), "cache_config_info") {
+		late := s.rust || s.servers && sig.GetKind() == engine.Gauge
+		if late && sig.GetAppears() == 0 && sig.GetSeries() != cacheInfo {
 			out[i] = proto.CloneOf(sig)
 			out[i].Appears = engine.AfterFirstRequest
 		}
 	}
 	return out
 }
+
+// cacheInfo is there from the start, or not at all.
+const cacheInfo = "vllm:cache_config_info"
 
 func gauge(signal, series string) *engine.Signal {
 	return &engine.Signal{Signal: signal, Series: series, Kind: engine.Gauge}

@@ -63,15 +63,13 @@ func TestAdapter(t *testing.T) {
 	startIsTold(t, p, d)
 	page := pageOf(t, p)
 	compareFamilies(t, page)
-	found, missing := readings(t, p, d)
+	found := readings(t, p, d)
 	waitFor(t, "the page counts all requests", 10*time.Second, func() bool { // SGLang's counters follow some steps later
-		found, missing = readings(t, p, d)
+		found = readings(t, p, d)
 		return found["requests_finished"].Value >= requests && found["generation_tokens"].Value >= least*requests*tokens
 	})
-	// SGLang counts no steps, and shows a counter of mishaps after the first one.
-	absent := map[engine.Kind][]string{engine.SGLang: {"iteration_tokens", "iterations", "requests_failed", "requests_aborted", "preemptions"}}[kind(t)]
-	if got := slices.DeleteFunc(missing, func(m string) bool { return slices.Contains(absent, m) }); len(got) > 0 {
-		t.Errorf("signals that the page does not give: %q", got)
+	if words := pkgengine.GapWords(pkgengine.Gaps(d.GetSignals(), found, d.GetVersion())); words != "" {
+		t.Error(words)
 	}
 	for signal, want := range map[string]float64{"requests_finished": requests, "generation_tokens": requests * tokens} {
 		if got := found[signal].Value; got < least*want || got > want+10 { // probes of the engine's own add a few
@@ -185,7 +183,7 @@ func compareFamilies(t *testing.T, page string) {
 }
 
 // readings resolves the page as the sidecar does.
-func readings(t *testing.T, p *engine.Process, d *pkgengine.Description) (map[string]pkgengine.Reading, []string) {
+func readings(t *testing.T, p *engine.Process, d *pkgengine.Description) map[string]pkgengine.Reading {
 	t.Helper()
 	client := scrape.New(scrape.Config{MetricsURL: p.URL + "/metrics", Timeout: 5 * time.Second, Series: collect.Series(d.GetSignals())}, http.DefaultTransport)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -194,5 +192,6 @@ func readings(t *testing.T, p *engine.Process, d *pkgengine.Description) (map[st
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pkgengine.Resolve(d.GetSignals(), got.Families)
+	found, _ := pkgengine.Resolve(d.GetSignals(), got.Families)
+	return found
 }
