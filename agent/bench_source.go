@@ -128,7 +128,7 @@ func (r *replay) Next() (loadtest.Request, bool) {
 		return loadtest.Request{}, false
 	}
 	w := r.trace[r.next]
-	q := loadtest.Request{Offset: w.Offset, PromptTokens: w.PromptTokens, OutputTokens: w.OutputTokens, Prefix: blocks(w)}
+	q := loadtest.Of(w)
 	if len(r.prompts) > 0 {
 		p := r.prompts[r.next%len(r.prompts)]
 		q.Prompt = p.Prompt
@@ -140,17 +140,6 @@ func (r *replay) Next() (loadtest.Request, bool) {
 	q.PromptTokens = atMost(q.PromptTokens, r.options.maxPromptTokens)
 	q.OutputTokens = atMost(q.OutputTokens, r.options.maxOutputTokens)
 	return q, true
-}
-
-// blocks are what a request shares with others.
-func blocks(w workload.Request) (b []loadtest.Block) {
-	if w.Group > 0 {
-		return []loadtest.Block{{ID: uint64(w.Group), Tokens: w.GroupTokens}}
-	}
-	for _, id := range w.Prefix {
-		b = append(b, loadtest.Block{ID: id, Tokens: w.PrefixBlock})
-	}
-	return b
 }
 
 // atMost limits n; a limit of zero is none.

@@ -82,7 +82,9 @@ type Engine struct {
 	// Hardware class, a name of the GPU table; replicas of one class may be compared. Empty: what NVML
 	// says.
 	Hardware string `yaml:"hardware" env:"PERF_HARDWARE"`
-	Drain    Drain  `yaml:"drain" envPrefix:"PERF_DRAIN_"`
+	// Staging says that no user depends on this engine: it may be load-tested while in rotation.
+	Staging bool  `yaml:"staging" env:"PERF_STAGING"`
+	Drain   Drain `yaml:"drain" envPrefix:"PERF_DRAIN_"`
 	// ReadyGrace is how long an engine may take to serve after its start, before that is called a
 	// failure; zero: three times its adapter's estimate.
 	ReadyGrace time.Duration `yaml:"ready_grace" env:"PERF_READY_GRACE"`

@@ -56,6 +56,7 @@ type instance struct {
 	latencies *latencies
 	steps     atomic.Pointer[[]string] // of the engine's start; nil while serving
 	machine   *probation.Machine       // set by open
+	tests     tests
 	said      once
 
 	// To tell the control plane, and what of it was told, the hardware apart. watch's goroutine alone.
@@ -283,7 +284,7 @@ func (in *instance) tell(d *engine.Description, base map[string]string) {
 	in.said.first("exists", "")
 	in.info = &agentv1.EngineInfo{
 		InstanceId: in.id, Name: in.cfg.Name, Group: in.cfg.Group, Url: in.cfg.URL,
-		Description: d, BaseSettings: base, ReadyUrl: in.readyURL,
+		Description: d, BaseSettings: base, ReadyUrl: in.readyURL, Staging: in.cfg.Staging,
 	}
 }
 

@@ -5,46 +5,90 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"time"
+	"strings"
 
 	"github.com/optiinfra/performance-agent/agent/loadtest"
 	"github.com/optiinfra/performance-agent/pkg/load"
+	"github.com/optiinfra/performance-agent/pkg/workload"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 )
 
-// maxLoadTest bounds what one directive may ask for.
-const maxLoadTest = 10 * time.Minute
-
-// loadTest drives load at the instance, which must be out of rotation: users come first. Its requests
-// say that they are no user's.
+// loadTest drives load at the instance. Its requests say that they are no user's.
 func (in *instance) loadTest(ctx context.Context, t *agentv1.LoadTest) ([]byte, error) {
-	duration := t.GetDuration().AsDuration()
-	switch serving, _ := in.machine.Serving(); {
-	case serving:
-		return nil, errors.New("the instance serves users; drain it before a load test")
-	case t.GetRequestsPerSecond() <= 0 || t.GetPromptTokens() == 0 || t.GetOutputTokens() == 0:
-		return nil, errors.New("a load test needs a rate and lengths above zero")
-	case duration <= 0 || duration > maxLoadTest:
-		return nil, fmt.Errorf("a load test of %v is not between 0 and %v", duration, maxLoadTest)
-	}
-	api := loadtest.OpenAICompletions
-	if in.adapter.described().GetEngine() == "tgi" {
-		api = loadtest.TGIGenerateStream
-	}
-	var records []load.Record
-	runner, err := loadtest.New(loadtest.Config{
-		Targets:  []loadtest.Target{{Name: in.id, URL: in.cfg.URL, API: api}},
-		Source:   loadtest.NewPoisson(t.GetRequestsPerSecond(), int(t.GetPromptTokens()), int(t.GetOutputTokens()), t.GetSeed()),
-		Duration: duration, Model: in.adapter.described().GetModel(), Seed: t.GetSeed(),
-		Header:   http.Header{loadtest.Synthetic: {"1"}},
-		OnRecord: func(r load.Record) { records = append(records, r) }, Logger: in.log,
-	})
+	plan, err := planOf(t)
 	if err != nil {
 		return nil, err
 	}
-	if err := runner.Run(ctx); err != nil {
-		return nil, err
+	if why := in.untestable(t.GetConsent()); why != "" {
+		return nil, errors.New(why)
 	}
-	return json.Marshal(load.Summarize(records, time.Time{}, time.Time{}, load.Objectives{}))
+	return in.tests.do(ctx, t.GetTestId(), func(ctx context.Context) ([]byte, error) {
+		test := loadtest.Test{
+			Target: loadtest.Target{Name: in.id, URL: in.cfg.URL, API: in.api()}, Model: in.adapter.described().GetModel(),
+			Engine: in.tested(), Forbidden: func() string { return in.untestable(t.GetConsent()) }, Logger: in.log,
+		}
+		in.log.Info("load test begins", "test", t.GetTestId(), "load", plan.Load(), "for", plan.Span(), "consent", t.GetConsent())
+		report, err := test.Run(ctx, plan)
+		if err != nil {
+			return nil, err
+		}
+		in.log.Info("load test ends", "test", t.GetTestId(), "requests", report.Summary.Requests, "failed", report.Summary.Failed, "stopped", report.Stopped)
+		return json.Marshal(report)
+	})
+}
+
+// planOf reads the plan of a directive; an older control plane names a rate and two lengths.
+func planOf(t *agentv1.LoadTest) (p load.Plan, err error) {
+	if len(t.GetPlanJson()) > 0 {
+		if err := json.Unmarshal(t.GetPlanJson(), &p); err != nil {
+			return p, fmt.Errorf("the plan of the load test cannot be read: %w", err)
+		}
+		return p, p.Validate()
+	}
+	p = load.Plan{
+		Arrivals: load.Poisson, Rate: t.GetRequestsPerSecond(), Duration: t.GetDuration().AsDuration().Seconds(), Seed: t.GetSeed(),
+		Prompt: workload.Fixed(int(t.GetPromptTokens())), Output: workload.Fixed(int(t.GetOutputTokens())),
+	}
+	return p, p.Validate()
+}
+
+// untestable says why the instance may not be tested now: users come first.
+func (in *instance) untestable(consent string) string {
+	if serving, _ := in.machine.Serving(); serving && !in.cfg.Staging && consent == "" {
+		return fmt.Sprintf("engine %s serves users: drain it, mark it as staging in its agent's configuration, or give explicit consent to load in production", in.cfg.Name)
+	}
+	switch p := in.machine.State().GetPhase(); p {
+	case agentv1.Phase_PHASE_IDLE, agentv1.Phase_PHASE_PROBATION, agentv1.Phase_PHASE_CONFIRMED:
+		return ""
+	default:
+		return fmt.Sprintf("engine %s is being changed (%s)", in.cfg.Name, strings.ToLower(strings.TrimPrefix(p.String(), "PHASE_")))
+	}
+}
+
+// api is the request format in which this kind of engine is tested.
+func (in *instance) api() loadtest.API {
+	if in.adapter.described().GetEngine() == "tgi" {
+		return loadtest.TGIGenerateStream
+	}
+	return loadtest.OpenAICompletions
+}
+
+// tested describes the engine for a report.
+func (in *instance) tested() load.Engine {
+	d := in.adapter.described()
+	s := in.machine.Snapshot()
+	h, _ := in.hardware()
+	return load.Engine{
+		Instance: in.id, Kind: d.GetEngine(), Version: d.GetVersion(), Model: d.GetModel(), Hardware: h.Name,
+		Settings: s.Running().Settings, Epoch: s.Running().Epoch,
+	}
+}
+
+// ackTest answers a test's directive.
+func (a *agent) ackTest(in *instance, d *agentv1.Directive, test string, result []byte, err error) *agentv1.Ack {
+	ack := &agentv1.Ack{InstanceId: d.GetInstanceId(), Fence: d.GetFence(), Result: agentv1.AckResult_ACK_RESULT_ACCEPTED, State: in.machine.State(), ResultJson: result, TestId: test}
+	if err != nil {
+		ack.Result, ack.Detail = agentv1.AckResult_ACK_RESULT_REFUSED, err.Error()
+	}
+	return ack
 }

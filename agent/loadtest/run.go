@@ -16,8 +16,11 @@ type Config struct {
 	Policy   Policy // RoundRobin
 	Source   Source
 	Duration time.Duration // 0: until the source or ctx ends
-	Model    string        // sent to OpenAI routes; a vLLM server accepts its own name only
-	Seed     uint64        // of prompts and of the random policy
+	// Clients above 0 makes it a closed loop: so many clients, each of which sends the source's next
+	// request when its last one has ended. When the source says that requests are due is ignored.
+	Clients int
+	Model   string // sent to OpenAI routes; a vLLM server accepts its own name only
+	Seed    uint64 // of prompts and of the random policy
 	// Vocabulary above 0 sends generated prompts as token ids below it, so that their lengths are
 	// exact; the API must take ids. 0 sends words, of about one token each.
 	Vocabulary int
@@ -121,7 +124,11 @@ func (r *Runner) Run(ctx context.Context) error {
 	var watching, open sync.WaitGroup
 	watching.Go(func() { r.balancer.watch(polling) })
 
-	r.dispatch(ctx, start, &open, func(req Request, rec Record) {
+	dispatch := r.dispatch
+	if r.cfg.Clients > 0 {
+		dispatch = r.dispatchClosed
+	}
+	dispatch(ctx, start, &open, func(req Request, rec Record) {
 		r.send(sending, req, &rec)
 		r.finish(rec)
 	})
@@ -160,6 +167,35 @@ func (r *Runner) dispatch(ctx context.Context, start time.Time, open *sync.WaitG
 			rec.Fail(FailedTooMany, "")
 			r.finish(rec)
 		}
+	}
+}
+
+// dispatchClosed starts a request whenever a client is free. A request is due at that moment, so that
+// what clients wait for one another shows in no latency.
+func (r *Runner) dispatchClosed(ctx context.Context, start time.Time, open *sync.WaitGroup, do func(Request, Record)) {
+	if r.cfg.Duration > 0 {
+		var end context.CancelFunc
+		ctx, end = context.WithDeadline(ctx, start.Add(r.cfg.Duration))
+		defer end()
+	}
+	busy := make(chan struct{}, r.cfg.Clients)
+	for number := 0; ; number++ {
+		select {
+		case busy <- struct{}{}:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		req, ok := r.cfg.Source.Next()
+		if !ok {
+			return
+		}
+		rec := Record{Number: number, Intended: time.Now(), PromptTokens: req.PromptTokens}
+		open.Go(func() {
+			defer func() { <-busy }()
+			do(req, rec)
+		})
 	}
 }
 

@@ -11,6 +11,8 @@ package loadtest
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/optiinfra/performance-agent/pkg/workload"
 )
 
 // Request is one request of a workload.
@@ -34,6 +36,37 @@ type Block struct {
 // not depend on how earlier requests fare. It is called from one goroutine.
 type Source interface {
 	Next() (r Request, ok bool)
+}
+
+// Of makes a request of one of a trace.
+func Of(w workload.Request) Request {
+	q := Request{Offset: w.Offset, PromptTokens: w.PromptTokens, OutputTokens: w.OutputTokens}
+	if w.Group > 0 {
+		q.Prefix = []Block{{ID: uint64(w.Group), Tokens: w.GroupTokens}}
+		return q
+	}
+	for _, id := range w.Prefix {
+		q.Prefix = append(q.Prefix, Block{ID: id, Tokens: w.PrefixBlock})
+	}
+	return q
+}
+
+// Replay yields a trace.
+type Replay struct {
+	trace []workload.Request
+	next  int
+}
+
+// NewReplay returns a source of the requests in their order.
+func NewReplay(trace []workload.Request) *Replay { return &Replay{trace: trace} }
+
+// Next implements Source.
+func (r *Replay) Next() (Request, bool) {
+	if r.next >= len(r.trace) {
+		return Request{}, false
+	}
+	r.next++
+	return Of(r.trace[r.next-1]), true
 }
 
 // Poisson is endless traffic with independent arrivals and fixed lengths.

@@ -25,7 +25,7 @@ func newWorkers(r *Reporter) *workers {
 
 func (w *workers) dispatch(ctx context.Context, d *agentv1.Directive) {
 	switch d.GetAction().(type) {
-	case *agentv1.Directive_Lease, *agentv1.Directive_Collect, *agentv1.Directive_LoadTest:
+	case *agentv1.Directive_Lease, *agentv1.Directive_Collect, *agentv1.Directive_LoadTest, *agentv1.Directive_QualityTest, *agentv1.Directive_CancelTest:
 		w.wg.Go(func() { w.handle(ctx, d) })
 		return
 	}
