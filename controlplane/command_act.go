@@ -97,7 +97,7 @@ func quantile(l api.Latency, metric string, p95 bool) string {
 }
 
 func optimizeCommand(r *remote) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "optimize FAMILY GROUP", Short: "propose settings: FAMILY is kv-cache, quantize, batch or parallelism", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var rec api.Recommendation
@@ -115,6 +115,8 @@ func optimizeCommand(r *remote) *cobra.Command {
 			})
 		},
 	}
+	cmd.AddCommand(simulateCommand(r))
+	return cmd
 }
 
 func approveCommand(r *remote) *cobra.Command {

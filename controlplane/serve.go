@@ -90,6 +90,7 @@ func serve(ctx context.Context, c Config) error {
 	}, node, node, machine, windows, logger)
 	past := history.New(c.History.head())
 	recorder := history.NewRecorder(history.RecorderConfig{File: filepath.Join(c.DataDir, "history.snap")}, past, windows, identifier(machine), logger)
+	pasts := historian{past, recorder, node.Peers, node.Self().ID, fmt.Sprintf("%q", time.Now().Format(time.RFC3339Nano)), logger.With("component", "history")}
 	metrics := registry(node, windows, past)
 	export, err := otlp.Start(ctx, metrics, "perf-controlplane", version.String(), logger)
 	if err != nil {
@@ -105,8 +106,8 @@ func serve(ctx context.Context, c Config) error {
 		Handler: api.New(
 			api.Config{Version: version.String(), NodeID: node.Self().ID, Started: time.Now()},
 			api.Deps{
-				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, History: past, Advisor: advisor{advice}, Collector: hub,
-				Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), PromQL: promapi.New(past, metadata(past), version.String(), logger), Logger: logger,
+				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, History: past, Advisor: advisor{advice}, Oracle: advisor{advice}, Collector: hub,
+				Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), PromQL: promapi.New(past, metadata(past), version.String(), logger), Snapshot: pasts, Logger: logger,
 			},
 		),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -124,6 +125,7 @@ func serve(ctx context.Context, c Config) error {
 	g.Go(func() error { return node.WhileLeader(ctx, policies{c.Groups, machine, node, logger}.write) })
 	g.Go(func() error { return windows.Run(ctx) })
 	g.Go(func() error { return recorder.Run(ctx) })
+	g.Go(func() error { return node.WhileLeader(ctx, pasts.lead) })
 	logger.Info("control plane is up", "node", node.Self().ID, "rest", "http://"+rest.Addr().String(), "agents", agents.Addr().String(), "data", c.DataDir)
 
 	err = g.Wait()

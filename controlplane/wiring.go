@@ -77,9 +77,45 @@ func (a advisor) Recommend(ctx context.Context, group string, families []string)
 	return r, asAPI(err)
 }
 
+// WhatIf implements api.Oracle.
+func (a advisor) WhatIf(ctx context.Context, q api.WhatIfQuestion) (*api.WhatIf, error) {
+	question := optimizer.Question{
+		Group: q.Group, Engine: q.Engine, Model: q.Model, Hardware: q.Hardware, Replicas: q.Replicas, RequestsPerSecond: q.RequestsPerSecond,
+		PromptTokens: q.PromptTokens, OutputTokens: q.OutputTokens, PrefixHitRate: q.PrefixHitRate, Settings: q.Settings,
+	}
+	if q.TTFTSeconds+q.TPOTSeconds+q.E2ESeconds > 0 {
+		question.Objectives = &commandv1.Objectives{TtftSeconds: q.TTFTSeconds, TpotSeconds: q.TPOTSeconds, E2ESeconds: q.E2ESeconds}
+	}
+	s, err := a.Simulate(ctx, question)
+	if err != nil {
+		return nil, asAPI(err)
+	}
+	w := &api.WhatIf{
+		Settings: s.Settings, Replicas: s.Replicas, GPUs: s.GPUs, Notes: s.Notes,
+		Capacity: api.WhatIfCapacity{
+			RequestsPerSecond: api.PredictedOf(s.Capacity.RequestsPerSecond), Users: api.PredictedOf(s.Capacity.Users), ReplicasNeeded: s.Capacity.ReplicasNeeded, Why: s.Capacity.Why,
+		},
+		Curve: []api.WhatIfPoint{}, Pareto: []api.WhatIfPareto{},
+	}
+	for _, p := range s.Curve {
+		point := api.WhatIfPoint{RequestsPerSecond: p.RequestsPerSecond, Meets: p.Meets, Predicted: map[string]api.Predicted{}}
+		for name, v := range p.Predicted {
+			point.Predicted[name] = api.PredictedOf(v)
+		}
+		w.Curve = append(w.Curve, point)
+	}
+	for _, p := range s.Pareto {
+		w.Pareto = append(w.Pareto, api.WhatIfPareto(p))
+	}
+	return w, nil
+}
+
 func asAPI(err error) error {
-	if errors.Is(err, optimizer.ErrUnknownGroup) {
+	switch {
+	case errors.Is(err, optimizer.ErrUnknownGroup):
 		return fmt.Errorf("%w: %w", api.ErrNotFound, err)
+	case errors.Is(err, optimizer.ErrQuestion):
+		return fmt.Errorf("%w: %w", api.ErrQuestion, err)
 	}
 	return err
 }

@@ -77,6 +77,9 @@ func TestHostSeesWorkOfDescendants(t *testing.T) {
 	if w.Gauges[fleet.EngineAgeSeconds] <= 0 || w.Gauges[fleet.HostCores] < 1 || w.Counters[fleet.HostCPUSeconds] <= 0 {
 		t.Errorf("age, cores and host time are %v %v", w.Gauges, w.Counters)
 	}
+	if front, told := w.Counters[fleet.EngineFrontCPUSeconds]; !told || front > w.Counters[fleet.EngineCPUSeconds]-0.2 {
+		t.Errorf("the front process, which listens, is said to use %v of %v s, which its child uses", front, w.Counters[fleet.EngineCPUSeconds])
+	}
 }
 
 func TestHostSeesStops(t *testing.T) {
@@ -120,13 +123,13 @@ func TestHostSaysWhatItCannotSee(t *testing.T) {
 }
 
 func TestGainedTakesTheLongestWait(t *testing.T) {
-	was := hostTotals{cpu: 5, waits: map[string]float64{"1": 1, "2": 10}, throttled: 1, throttledKnown: true}
-	is := hostTotals{cpu: 4, waits: map[string]float64{"1": 1.5, "2": 10.2, "3": 90}, throttled: 1.25, throttledKnown: true}
+	was := hostTotals{cpu: 5, front: 2, waits: map[string]float64{"1": 1, "2": 10}, throttled: 1, throttledKnown: true}
+	is := hostTotals{cpu: 4, front: 2.75, waits: map[string]float64{"1": 1.5, "2": 10.2, "3": 90}, throttled: 1.25, throttledKnown: true}
 	got := was.gained(is)
 	if d := got[fleet.EngineRunWaitSeconds]; d < 0.49 || d > 0.51 {
 		t.Errorf("longest wait %v, want 0.5: a thread first seen now counts from now on", d)
 	}
-	if got[fleet.EngineCPUSeconds] != 0 || got[fleet.EngineThrottledSeconds] != 0.25 {
+	if got[fleet.EngineCPUSeconds] != 0 || got[fleet.EngineFrontCPUSeconds] != 0.75 || got[fleet.EngineThrottledSeconds] != 0.25 {
 		t.Errorf("gained %v", got)
 	}
 	is.throttledKnown = false

@@ -33,6 +33,7 @@ type hostTotals struct {
 	at, started    float64 // since boot
 	cores          float64
 	cpu, throttled float64
+	front          float64 // CPU time of the process that listens
 	hostCPU, steal float64
 	waits          map[string]float64 // time runnable and not running, by thread
 	throttledKnown bool
@@ -47,9 +48,10 @@ func (t hostTotals) gained(is hostTotals) map[string]float64 {
 		}
 	}
 	out := map[string]float64{
-		fleet.EngineCPUSeconds: max(0, is.cpu-t.cpu), // a process that ended takes its time along
-		fleet.HostCPUSeconds:   max(0, is.hostCPU-t.hostCPU),
-		fleet.HostStealSeconds: max(0, is.steal-t.steal),
+		fleet.EngineCPUSeconds:      max(0, is.cpu-t.cpu), // a process that ended takes its time along
+		fleet.EngineFrontCPUSeconds: max(0, is.front-t.front),
+		fleet.HostCPUSeconds:        max(0, is.hostCPU-t.hostCPU),
+		fleet.HostStealSeconds:      max(0, is.steal-t.steal),
 	}
 	if len(is.waits) > 0 {
 		out[fleet.EngineRunWaitSeconds] = longest
@@ -121,6 +123,9 @@ func (t processTree) totals(root string) (hostTotals, error) {
 			continue
 		}
 		h.cpu += s.cpu
+		if pid == t.root {
+			h.front = s.cpu
+		}
 		threadWaits(root, pid, h.waits)
 		for _, dir := range cpuGroups(root, pid) {
 			groups[dir] = true

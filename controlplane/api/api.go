@@ -84,6 +84,7 @@ type Server struct {
 	telemetry Telemetry
 	history   History
 	advisor   Advisor
+	oracle    Oracle
 	collector Collector
 	logger    *slog.Logger
 	router    *gin.Engine
@@ -98,10 +99,13 @@ type Deps struct {
 	Telemetry Telemetry
 	History   History
 	Advisor   Advisor
+	Oracle    Oracle
 	Collector Collector
 	// Metrics answers GET /metrics for this node, PromQL what is under /prometheus/api/v1/.
 	Metrics, PromQL http.Handler
-	Logger          *slog.Logger
+	// Snapshot answers GET /history/snapshot: this node's history, for another node.
+	Snapshot http.Handler
+	Logger   *slog.Logger
 }
 
 // New builds the routes. The result is an http.Handler.
@@ -110,7 +114,7 @@ func New(cfg Config, d Deps) *Server {
 	huma.NewError = newProblem
 	s := &Server{
 		cfg: cfg, machine: d.Machine, log: d.Log, cluster: d.Cluster, telemetry: d.Telemetry, history: d.History,
-		advisor: d.Advisor, collector: d.Collector, logger: d.Logger.With("component", "api"),
+		advisor: d.Advisor, oracle: d.Oracle, collector: d.Collector, logger: d.Logger.With("component", "api"),
 		router: gin.New(),
 	}
 	_ = s.router.SetTrustedProxies(nil) // nil never fails
@@ -134,11 +138,13 @@ func New(cfg Config, d Deps) *Server {
 	s.router.GET("/docs/*any", gin.WrapH(swgui.New("Performance Agent", "/openapi.json", "/docs")))
 
 	s.router.GET("/metrics", gin.WrapH(d.Metrics))
+	s.router.GET("/history/snapshot", gin.WrapH(d.Snapshot))
 	s.router.Any("/prometheus/api/v1/*path", gin.WrapH(d.PromQL))
 	s.healthRoutes()
 	s.fleetRoutes()
 	s.metricsRoutes()
 	s.optimizeRoutes()
+	s.whatIfRoutes()
 	s.rolloutRoutes()
 	s.workflowRoutes()
 	s.eventRoutes()

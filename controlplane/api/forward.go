@@ -15,7 +15,7 @@ const forwardedHeader = "X-Perf-Forwarded-By"
 
 // localPaths are answered by the node that is asked, whoever leads: its own health, its copy of the
 // history, the documents.
-var localPaths = []string{"/health", "/events", "/version", "/capabilities", "/openapi", "/docs", "/schemas"}
+var localPaths = []string{"/health", "/events", "/version", "/capabilities", "/openapi", "/docs", "/schemas", "/history/snapshot"}
 
 // Levels of a read, by the query parameter "consistency". Without one the leader answers.
 const (

@@ -22,6 +22,10 @@ var ErrUnavailable = errors.New("not available now")
 // ErrNotFound is what a dependency returns, wrapped, for an unknown object. It becomes 404.
 var ErrNotFound = errors.New("not found")
 
+// ErrQuestion is what a dependency returns, wrapped, for a question that cannot be answered as it is put.
+// It becomes 422.
+var ErrQuestion = errors.New("question cannot be answered")
+
 const problemType = "application/problem+json"
 
 // newProblem replaces huma's constructor: the type is a stable URI, and internals of a 5xx stay
@@ -65,6 +69,8 @@ func fromError(err error) error {
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return newProblem(http.StatusNotFound, err.Error())
+	case errors.Is(err, ErrQuestion):
+		return newProblem(http.StatusUnprocessableEntity, err.Error())
 	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return newProblem(http.StatusServiceUnavailable, err.Error())
 	}

@@ -195,6 +195,11 @@ type Predicted struct {
 	Unit  string  `json:"unit"`
 }
 
+// PredictedOf shows a record's prediction.
+func PredictedOf(p *commandv1.Predicted) Predicted {
+	return Predicted{Value: p.GetValue(), Low: p.GetLow(), High: p.GetHigh(), Unit: p.GetUnit()}
+}
+
 // Rejected alternative and why.
 type Rejected struct {
 	Candidate string `json:"candidate"`
@@ -354,7 +359,7 @@ func recommendationView(r *commandv1.Recommendation) Recommendation {
 		v.Changes = append(v.Changes, Change{Knob: c.GetKnob(), Current: c.GetCurrent(), Proposed: c.GetProposed()})
 	}
 	for k, p := range r.GetPredicted() {
-		v.Predicted[k] = Predicted{Value: p.GetValue(), Low: p.GetLow(), High: p.GetHigh(), Unit: p.GetUnit()}
+		v.Predicted[k] = PredictedOf(p)
 	}
 	for _, x := range r.GetRejected() {
 		v.Rejected = append(v.Rejected, Rejected{Candidate: x.GetCandidate(), Because: x.GetBecause()})

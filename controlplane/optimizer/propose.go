@@ -159,9 +159,40 @@ func (v *Service) Recommend(_ context.Context, group string, asked []string) (*c
 		return r, nil //nolint:nilerr // not being able to predict is an answer
 	}
 	cands, no := s.candidates(asked)
+	cands, failed := v.withoutFailed(s, cands)
 	ranked, more := sim.best(cands)
-	v.fill(r, s, sim, ranked, append(no, more...))
+	v.fill(r, s, sim, ranked, slices.Concat(no, failed, more))
 	return r, nil
+}
+
+// withoutFailed leaves out what the group's engines refused or took back before, while that is
+// remembered.
+func (v *Service) withoutFailed(s *Scene, cands []candidate) (left []candidate, no []rejection) {
+	why := map[string]string{}
+	for _, q := range v.machine.Quarantines() {
+		if q.GetGroup() == s.Group {
+			why[q.GetBodyHash()] = q.GetReason()
+		}
+	}
+	for _, c := range cands {
+		if reason, failed := why[fleet.BodyHash(&agentv1.Body{Engine: s.Engine, Settings: s.with(c.change)})]; failed {
+			no = append(no, rejection{c.title(s), "it failed here before: " + reason})
+			continue
+		}
+		left = append(left, c)
+	}
+	return left, no
+}
+
+// choose the candidate to propose among those ranked: the best of the sure ones that answer the
+// finding, that is, move only knobs of its remedy; else the best of all sure ones; else the first, which
+// is then not proposed. A setting that limits is put right before others are moved around it.
+func choose(ranked []scored, finding *commandv1.Finding, sure func(scored) bool) int {
+	answer := slices.IndexFunc(ranked, func(c scored) bool { return sure(c) && movesOnly(c.candidate, finding.GetKnobs()) })
+	if answer >= 0 {
+		return answer
+	}
+	return max(0, slices.IndexFunc(ranked, sure))
 }
 
 // fill completes the recommendation with the best candidate that gains enough for certain, or that is
@@ -176,7 +207,7 @@ func (v *Service) fill(r *commandv1.Recommendation, s *Scene, sim *simulator, ra
 		return
 	}
 	sure := func(c scored) bool { return c.low >= v.cfg.MinGain || v.worthATry(s, sim, c) }
-	chosen := max(0, slices.IndexFunc(ranked, sure))
+	chosen := choose(ranked, r.GetFinding(), sure)
 	pick := ranked[chosen]
 	for i, other := range ranked {
 		if i != chosen {

@@ -70,6 +70,7 @@ type Recorder struct {
 	identify func(engine string) (Identity, bool)
 	logger   *slog.Logger
 	engines  map[string]*recorded
+	adopt    chan adoption
 }
 
 // recorded is how far an engine's windows are recorded.
@@ -85,7 +86,7 @@ type recorded struct {
 func NewRecorder(cfg RecorderConfig, head *Head, windows Windows, identify func(engine string) (Identity, bool), logger *slog.Logger) *Recorder {
 	return &Recorder{
 		cfg: cfg.withDefaults(), head: head, windows: windows, identify: identify,
-		logger: logger.With("component", "history"), engines: map[string]*recorded{},
+		logger: logger.With("component", "history"), engines: map[string]*recorded{}, adopt: make(chan adoption),
 	}
 }
 
@@ -102,6 +103,8 @@ func (r *Recorder) Run(ctx context.Context) error {
 			r.Record()
 		case <-save.C:
 			r.save()
+		case a := <-r.adopt:
+			a.done <- r.head.adopt(a.other)
 		case <-ctx.Done():
 			r.Record()
 			r.save()
