@@ -300,6 +300,9 @@ func (d *decoder) track(t *track, kind series.Kind) {
 // walk through a chunk, for the times at its ends and its newest value.
 func (d *decoder) walk(chunk chunkenc.Chunk, kind series.Kind) (piece, bool) {
 	p := piece{chunk: chunk}
+	if kind == series.Histogram && !sane(chunk.Bytes()) {
+		return p, false
+	}
 	it := chunk.Iterator(nil)
 	n := 0
 	for ; it.Next() != chunkenc.ValNone; n++ {
