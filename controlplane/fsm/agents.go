@@ -102,7 +102,7 @@ func (t *tx) describe(i *commandv1.Instance, info *agentv1.EngineInfo) bool {
 	}
 	d := info.GetDescription()
 	i.Group, i.Engine, i.Name = g.GetName(), engine, cmp.Or(info.GetName(), i.GetName())
-	i.Url, i.ReadyUrl, i.Hardware = info.GetUrl(), info.GetReadyUrl(), info.GetHardware()
+	i.Url, i.ReadyUrl, i.Hardware, i.Staging = info.GetUrl(), info.GetReadyUrl(), info.GetHardware(), info.GetStaging()
 	i.EngineVersion = cmp.Or(d.GetVersion(), i.GetEngineVersion())
 	i.Model = cmp.Or(d.GetModel(), i.GetModel())
 	i.BaseSettings = info.GetBaseSettings()

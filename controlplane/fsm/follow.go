@@ -154,10 +154,11 @@ func (t *tx) settle(group string) {
 	if !ok {
 		return
 	}
+	t.settleExperiments(group)
 	r := t.holder(group)
 	for _, i := range t.members(group) {
 		st := i.GetState()
-		if st == nil || !i.GetReachable() || Pending(i, t.incarnation) || r != nil && WasOffered(r, i.GetId()) {
+		if st == nil || t.onTrial(i) || !i.GetReachable() || Pending(i, t.incarnation) || r != nil && WasOffered(r, i.GetId()) {
 			continue
 		}
 		switch st.GetPhase() {

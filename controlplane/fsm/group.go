@@ -175,6 +175,9 @@ func (t *tx) setOperatorDrain(cmd *commandv1.SetOperatorDrain) (string, *Refusal
 	if i == nil {
 		return "", refuse(NotFound, "replica %q is unknown", cmd.GetInstanceId())
 	}
+	if e := t.experimentOn(i.GetId()); e != nil && !cmd.GetDrained() {
+		return "", refuse(Locked, "test %s runs on engine %s: cancel it before the engine serves users again", e.GetId(), t.name(i.GetId()))
+	}
 	if i.GetOperatorDrain() == cmd.GetDrained() {
 		return i.GetId(), nil
 	}

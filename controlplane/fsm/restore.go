@@ -111,6 +111,8 @@ func (s *state) load(rec *commandv1.SnapshotRecord) error {
 		return load(s.recommendations, v.Recommendation.GetId(), v.Recommendation)
 	case *commandv1.SnapshotRecord_Effect:
 		return load(s.effects, v.Effect.GetId(), v.Effect)
+	case *commandv1.SnapshotRecord_Experiment:
+		return load(s.experiments, v.Experiment.GetId(), v.Experiment)
 	case *commandv1.SnapshotRecord_Objective:
 		return load(s.objectives, v.Objective.GetName(), v.Objective)
 	case *commandv1.SnapshotRecord_Ledger:

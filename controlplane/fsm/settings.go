@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/optiinfra/performance-agent/pkg/fleet"
 	agentv1 "github.com/optiinfra/performance-agent/proto/agent/v1"
 	commandv1 "github.com/optiinfra/performance-agent/proto/command/v1"
 	enginev1 "github.com/optiinfra/performance-agent/proto/engine/v1"
@@ -21,6 +22,15 @@ type class struct {
 // tells what kind of change it is from the group's last-known-good. The adapters beside the engines
 // check again, more closely.
 func (t *tx) checkBody(g *commandv1.Group, body *agentv1.Body) (class, *Refusal) {
+	c, refusal := t.classify(g, body)
+	if refusal == nil && c.lossy {
+		refusal = t.checkQuality(g, fleet.BodyHash(body), lossyKnobs(t.knobTables(g.GetName()), t.changedKnobs(g, body)))
+	}
+	return c, refusal
+}
+
+// classify is checkBody without the question whether the model's answers are still good.
+func (t *tx) classify(g *commandv1.Group, body *agentv1.Body) (class, *Refusal) {
 	var c class
 	if g.GetEngine() != "" && body.GetEngine() != g.GetEngine() {
 		return c, refuse(Invalid, "the configuration is for %s and group %s is made of %s engines", body.GetEngine(), g.GetName(), g.GetEngine())
@@ -41,9 +51,6 @@ func (t *tx) checkBody(g *commandv1.Group, body *agentv1.Body) (class, *Refusal)
 			c.restart = c.restart || !knobs[name].GetHot()
 			c.lossy = c.lossy || knobs[name].GetLossy()
 		}
-	}
-	if c.lossy {
-		return c, refuse(Invalid, "the configuration changes a setting that may alter the model's answers, and no quality test has been run on it; leave %v as they are", lossyKnobs(tables, changed))
 	}
 	return c, nil
 }

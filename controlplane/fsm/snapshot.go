@@ -72,6 +72,9 @@ func (s *state) eachRecord(visit func(*commandv1.SnapshotRecord)) {
 		visit(&rec{Record: &commandv1.SnapshotRecord_Recommendation{Recommendation: v}})
 	})
 	each(s.effects, func(v *commandv1.Effect) { visit(&rec{Record: &commandv1.SnapshotRecord_Effect{Effect: v}}) })
+	each(s.experiments, func(v *commandv1.Experiment) {
+		visit(&rec{Record: &commandv1.SnapshotRecord_Experiment{Experiment: v}})
+	})
 	each(s.objectives, func(v *commandv1.Objective) { visit(&rec{Record: &commandv1.SnapshotRecord_Objective{Objective: v}}) })
 	each(s.ledgers, func(v *commandv1.BudgetLedger) { visit(&rec{Record: &commandv1.SnapshotRecord_Ledger{Ledger: v}}) })
 	each(s.budgetPolicies, func(v *commandv1.BudgetPolicy) {

@@ -27,6 +27,7 @@ type state struct {
 	recommendations *table[*commandv1.Recommendation]
 	effects         *table[*commandv1.Effect]
 	dedupe          *table[*commandv1.DedupeRow]
+	experiments     *table[*commandv1.Experiment]
 	objectives      *table[*commandv1.Objective]
 	ledgers         *table[*commandv1.BudgetLedger] // by objective
 	budgetPolicies  *table[*commandv1.BudgetPolicy] // by service
@@ -49,6 +50,7 @@ func newState() *state {
 		recommendations: newTable[*commandv1.Recommendation](),
 		effects:         newTable[*commandv1.Effect](),
 		dedupe:          newTable[*commandv1.DedupeRow](),
+		experiments:     newTable[*commandv1.Experiment](),
 		objectives:      newTable[*commandv1.Objective](),
 		ledgers:         newTable[*commandv1.BudgetLedger](),
 		budgetPolicies:  newTable[*commandv1.BudgetPolicy](),
@@ -63,6 +65,7 @@ func (s *state) capture() *state {
 	c.bodies, c.epochs, c.rollouts = s.bodies.capture(), s.epochs.capture(), s.rollouts.capture()
 	c.quarantines, c.workflows, c.recommendations = s.quarantines.capture(), s.workflows.capture(), s.recommendations.capture()
 	c.effects, c.dedupe = s.effects.capture(), s.dedupe.capture()
+	c.experiments = s.experiments.capture()
 	c.objectives, c.ledgers = s.objectives.capture(), s.ledgers.capture()
 	c.budgetPolicies, c.violations = s.budgetPolicies.capture(), s.violations.capture()
 	c.requests = append([]string(nil), s.requests...)
@@ -80,7 +83,7 @@ func (s *state) tables() []transactional {
 	return []transactional{
 		s.groups, s.instances, s.knobs, s.bodies, s.epochs, s.rollouts, s.quarantines,
 		s.workflows, s.recommendations, s.effects, s.dedupe,
-		s.objectives, s.ledgers, s.budgetPolicies, s.violations,
+		s.experiments, s.objectives, s.ledgers, s.budgetPolicies, s.violations,
 	}
 }
 
