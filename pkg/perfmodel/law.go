@@ -2,6 +2,7 @@ package perfmodel
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -57,24 +58,45 @@ func (p *Predictor) features(l load) (x Features) {
 // Law is a step time as a sum of features with non-negative weights: inverse efficiencies and overheads.
 type Law struct {
 	Theta Features
+	TTFT  TTFTFeatures // of the closed-form time to first token, for pruning only
 	// SpreadTPOT and SpreadTTFT are standard deviations of the logarithm of what is observed to what is
-	// predicted, of cells that the law never saw.
+	// predicted, in cells that the law never saw: 90 % of them lie within 1.645 of it.
 	SpreadTPOT, SpreadTTFT float64
 }
 
 // Seconds of a step with such features.
 func (w Law) Seconds(x Features) float64 { return dot(x[:], w.Theta[:]) }
 
-// FitLaw finds the law of observed steps: features and seconds. The start weighs as much as that many
-// observations.
-func FitLaw(x []Features, seconds []float64, start Law, weight float64) Law {
-	rows := make([][]float64, len(x))
-	for i := range x {
-		rows[i] = x[i][:]
+// TPOTSeconds is the mean time per token in a closed loop.
+func (w Law) TPOTSeconds(m Mean) float64 { return w.Seconds(m.Features) }
+
+// TTFTSeconds is the mean time to the first token in a closed loop without a queue. It errs by a third
+// in the median: use it to prune, never for a verdict.
+func (w Law) TTFTSeconds(m Mean) float64 {
+	x := m.Arrival.with(w.TPOTSeconds(m))
+	return dot(x[:], w.TTFT[:])
+}
+
+// FitTPOT finds the law's weights from mean steps and the seconds they took per token. The law it is
+// called on weighs as much as that many observations.
+func (w Law) FitTPOT(m []Mean, seconds []float64, weight float64) Law {
+	rows := make([][]float64, len(m))
+	for i := range m {
+		rows[i] = m[i].Features[:]
 	}
-	fitted := start
-	copy(fitted.Theta[:], LeastRelative(rows, seconds, start.Theta[:], weight))
-	return fitted
+	copy(w.Theta[:], LeastRelative(rows, seconds, w.Theta[:], weight))
+	return w
+}
+
+// FitTTFT finds the weights of the time to the first token, once those of the step are known.
+func (w Law) FitTTFT(m []Mean, seconds []float64, weight float64) Law {
+	rows := make([][]float64, len(m))
+	for i := range m {
+		x := m[i].Arrival.with(w.TPOTSeconds(m[i]))
+		rows[i] = x[:]
+	}
+	copy(w.TTFT[:], LeastRelative(rows, seconds, w.TTFT[:], weight))
+	return w
 }
 
 // LawCost is a law applied to one setup; pkg/des takes it as the cost of a step.
@@ -92,23 +114,31 @@ func (c LawCost) StepSeconds(s Step) float64 { return c.law.Seconds(c.p.Features
 //go:embed law.yaml
 var builtinLaws []byte
 
-// PublicLaw is the law fitted to public measurements of dense or of mixture-of-experts models on data
-// centre GPUs, under one engine (vllm, sglang, trtllm) or, for any other name, under all of them. It is
+// Family of the model, within which step-time laws carry over: dense, moe (mixture of experts) or mla
+// (multi-head latent attention).
+func (m Model) Family() string {
+	switch {
+	case m.MLA != nil:
+		return "mla"
+	case m.Experts > 1:
+		return "moe"
+	}
+	return "dense"
+}
+
+// PublicLaw is the law fitted to public measurements of the model's family on data-centre GPUs, under one
+// engine (vllm, sglang, trtllm) where enough of its cells were measured, else under all of them. It is
 // where to start for a cell that nothing is known of.
 func PublicLaw(m Model, engine string) Law {
 	laws := publicLaws()
-	family := "dense"
-	if m.Experts > 1 {
-		family = "moe"
-	}
-	if law, ok := laws[family+"-"+engine]; ok {
+	if law, ok := laws[m.Family()+"-"+engine]; ok {
 		return law
 	}
-	return laws[family]
+	return laws[m.Family()]
 }
 
 var publicLaws = sync.OnceValue(func() map[string]Law {
-	laws, err := readLaws(builtinLaws)
+	laws, err := ReadLaws(builtinLaws)
 	if err != nil {
 		panic(err) // a test reads the embedded file
 	}
@@ -118,12 +148,14 @@ var publicLaws = sync.OnceValue(func() map[string]Law {
 // lawEntry is a law in a file. Its unit is that of the features: 1, µs, ms and ns.
 type lawEntry struct {
 	Theta        []float64 `yaml:"theta"`
+	TTFT         []float64 `yaml:"ttft"`
 	SpreadTPOT   float64   `yaml:"spread_tpot"`
 	SpreadTTFT   float64   `yaml:"spread_ttft"`
 	Measurements int       `yaml:"measurements"`
 }
 
-func readLaws(doc []byte) (map[string]Law, error) {
+// ReadLaws reads a file of laws by name, the form that the derive command writes.
+func ReadLaws(doc []byte) (map[string]Law, error) {
 	var file struct {
 		Laws map[string]lawEntry `yaml:"laws"`
 	}
@@ -133,16 +165,24 @@ func readLaws(doc []byte) (map[string]Law, error) {
 	laws := map[string]Law{}
 	for name, e := range file.Laws {
 		law := Law{SpreadTPOT: e.SpreadTPOT, SpreadTTFT: e.SpreadTTFT}
-		if len(e.Theta) != len(law.Theta) {
-			return nil, fmt.Errorf("step-time law %s has %d coefficients, want %d", name, len(e.Theta), len(law.Theta))
-		}
-		for i, v := range e.Theta {
-			if !(v >= 0) || math.IsInf(v, 0) {
-				return nil, fmt.Errorf("step-time law %s: coefficient %d is %g", name, i, v)
-			}
-			law.Theta[i] = v
+		if err := errors.Join(fill(law.Theta[:], e.Theta), fill(law.TTFT[:], e.TTFT)); err != nil {
+			return nil, fmt.Errorf("step-time law %s: %w", name, err)
 		}
 		laws[name] = law
 	}
 	return laws, nil
+}
+
+// fill refuses what is no list of non-negative coefficients of the right length.
+func fill(to, from []float64) error {
+	if len(from) != len(to) {
+		return fmt.Errorf("%d coefficients, want %d", len(from), len(to))
+	}
+	for i, v := range from {
+		if !(v >= 0) || math.IsInf(v, 0) {
+			return fmt.Errorf("coefficient %d is %g", i, v)
+		}
+	}
+	copy(to, from)
+	return nil
 }

@@ -37,14 +37,22 @@ type Prediction struct {
 // them going share. Prompts come whole or in chunks that fill the budget, not in equal shares: most steps
 // may carry none, and a step is as long as the longer of reading weights and computing, so the mean of
 // the two kinds of step exceeds a step of mean content.
-func (p *Predictor) step(t Traffic, d float64) float64 {
+func (p *Predictor) step(t Traffic, d float64) (seconds float64) {
+	p.kinds(t, d, func(share float64, l load) { seconds += share * p.terms(l).Seconds() })
+	return seconds
+}
+
+// kinds calls f with each kind of step beside d decoding sequences and its share of the steps.
+func (p *Predictor) kinds(t Traffic, d float64, f func(share float64, l load)) {
 	perStep := d * t.perOutput()
 	chunk := math.Min(max(t.computed(), 1), max(float64(p.setup.MaxBatchedTokens)-d, 1))
 	share := perStep / chunk
 	if share >= 1 { // several prompts per step
-		return p.terms(p.mixed(t, d, perStep)).Seconds()
+		f(1, p.mixed(t, d, perStep))
+		return
 	}
-	return (1-share)*p.terms(p.mixed(t, d, 0)).Seconds() + share*p.terms(p.mixed(t, d, chunk)).Seconds()
+	f(1-share, p.mixed(t, d, 0))
+	f(share, p.mixed(t, d, chunk))
 }
 
 // mixed is a step of d decoding sequences and that many prompt tokens.

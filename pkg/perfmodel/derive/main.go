@@ -38,4 +38,5 @@ func derive(data, out string) error {
 // files by name, and what derives each from a folder of measurements.
 var files = map[string]func(data string) ([]byte, error){
 	"allreduce.yaml": deriveAllReduce,
+	"law.yaml":       deriveLaws,
 }
