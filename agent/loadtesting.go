@@ -87,7 +87,10 @@ func (in *instance) tested() load.Engine {
 // ackTest answers a test's directive.
 func (a *agent) ackTest(in *instance, d *agentv1.Directive, test string, result []byte, err error) *agentv1.Ack {
 	ack := &agentv1.Ack{InstanceId: d.GetInstanceId(), Fence: d.GetFence(), Result: agentv1.AckResult_ACK_RESULT_ACCEPTED, State: in.machine.State(), ResultJson: result, TestId: test}
-	if err != nil {
+	switch {
+	case errors.Is(err, errAskedAgain):
+		ack.Result, ack.Detail = agentv1.AckResult_ACK_RESULT_DUPLICATE, err.Error()
+	case err != nil:
 		ack.Result, ack.Detail = agentv1.AckResult_ACK_RESULT_REFUSED, err.Error()
 	}
 	return ack

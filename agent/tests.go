@@ -21,17 +21,21 @@ type testRun struct {
 	result []byte
 	err    error
 	ended  time.Time // zero while it runs
+	// latest is closed when somebody asks again: only the last one who asks gets the result.
+	latest chan struct{}
 }
 
 // keepResults is how long a finished test's result is kept.
 const keepResults = 10 * time.Minute
+
+var errAskedAgain = errors.New("the same test was asked for again, and that question is answered")
 
 var errTestCancelled = errors.New("the test was cancelled")
 
 // do runs a test, or waits for the one that was begun under the same id. The test lives as long as
 // the first caller's ctx.
 func (t *tests) do(ctx context.Context, id string, run func(context.Context) ([]byte, error)) ([]byte, error) {
-	r, mine, err := t.join(ctx, id)
+	r, latest, mine, err := t.join(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -43,23 +47,34 @@ func (t *tests) do(ctx context.Context, id string, run func(context.Context) ([]
 		t.end(r, result, err)
 	}
 	select {
+	case <-latest:
+		return nil, errAskedAgain
+	default:
+	}
+	select {
 	case <-r.done:
 		return r.result, r.err
+	case <-latest:
+		return nil, errAskedAgain
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
 // join finds the test, or begins it; the context is that of the run when it is the caller's to run.
-func (t *tests) join(ctx context.Context, id string) (*testRun, context.Context, error) {
+// latest is closed once somebody else asks.
+func (t *tests) join(ctx context.Context, id string) (r *testRun, latest chan struct{}, mine context.Context, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	latest = make(chan struct{})
 	if r := t.runs[id]; r != nil && id != "" {
-		return r, nil, nil
+		close(r.latest)
+		r.latest = latest
+		return r, latest, nil, nil
 	}
 	for other, r := range t.runs {
 		if r.ended.IsZero() {
-			return nil, nil, fmt.Errorf("test %s runs on this engine; wait for its end or cancel it", other)
+			return nil, nil, nil, fmt.Errorf("test %s runs on this engine; wait for its end or cancel it", other)
 		}
 		if time.Since(r.ended) > keepResults {
 			delete(t.runs, other)
@@ -69,9 +84,9 @@ func (t *tests) join(ctx context.Context, id string) (*testRun, context.Context,
 		t.runs = map[string]*testRun{}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	r := &testRun{cancel: cancel, done: make(chan struct{})}
+	r = &testRun{cancel: cancel, done: make(chan struct{}), latest: latest}
 	t.runs[id] = r
-	return r, ctx, nil
+	return r, latest, ctx, nil
 }
 
 func (t *tests) end(r *testRun, result []byte, err error) {

@@ -195,13 +195,13 @@ func (h *Hub) take(s *session, m *agentv1.ConnectRequest) {
 	if b := m.GetWindows(); b != nil {
 		h.keep(s.agent, b)
 	}
-	if a := m.GetAck(); a.GetResult() == agentv1.AckResult_ACK_RESULT_REFUSED {
+	if a := m.GetAck(); a.GetResult() == agentv1.AckResult_ACK_RESULT_REFUSED && a.GetTestId() == "" {
 		h.logger.Warn("agent refused a directive", "instance", a.GetInstanceId(), "fence", a.GetFence().GetIndex(), "detail", a.GetDetail())
 	}
 	if news != "" {
 		h.wakePush()
 	}
-	if m.GetPong() != nil || news == "" && m.GetWindows() == nil {
+	if m.GetPong() != nil || news == "" && m.GetWindows() == nil && m.GetAck().GetTestId() == "" {
 		return
 	}
 	if l := h.leading(); l != nil {

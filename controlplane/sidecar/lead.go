@@ -15,6 +15,8 @@ import (
 type lead struct {
 	hub  *Hub
 	over <-chan struct{} // closed when the leadership ends
+	// answers of tests, waited for by whoever asked.
+	answers answers
 
 	mu sync.Mutex // guards what follows
 	// links to the other nodes, by node.
@@ -130,6 +132,9 @@ func (l *lead) message(node, agent string, m *agentv1.ConnectRequest) {
 	v := l.nodes[node][agent]
 	if v == nil {
 		return
+	}
+	if ack := m.GetAck(); v.engines[ack.GetInstanceId()] != nil {
+		l.answers.take(ack)
 	}
 	if id := v.take(m); id != "" && l.owner[agent] == node {
 		l.dirty[id] = struct{}{}

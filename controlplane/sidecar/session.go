@@ -77,7 +77,7 @@ func (s *session) take(m *agentv1.ConnectRequest) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lastSeen = time.Now()
-	if a := m.GetAck(); a.GetResult() == agentv1.AckResult_ACK_RESULT_REFUSED {
+	if a := m.GetAck(); a.GetResult() == agentv1.AckResult_ACK_RESULT_REFUSED && a.GetTestId() == "" {
 		if d, ok := s.sent[a.GetInstanceId()]; ok && d.fence == a.GetFence().GetIndex() {
 			d.refused = true
 			s.sent[a.GetInstanceId()] = d

@@ -63,7 +63,8 @@ func (v *view) take(m *agentv1.ConnectRequest) (instance string) {
 	if s := cmp.Or(m.GetState(), m.GetAck().GetState()); s != nil {
 		news = v.takeState(s)
 	}
-	if a := m.GetAck(); a.GetResult() == agentv1.AckResult_ACK_RESULT_REFUSED && v.engines[a.GetInstanceId()] != nil {
+	// What refuses a test says nothing about the assignment whose fence it carries.
+	if a := m.GetAck(); a.GetResult() == agentv1.AckResult_ACK_RESULT_REFUSED && a.GetTestId() == "" && v.engines[a.GetInstanceId()] != nil {
 		v.refusals[a.GetInstanceId()] = a
 		news = a.GetInstanceId()
 	}

@@ -174,7 +174,9 @@ func (c *Collector) Report(e Engine, stopped string) (*Report, error) {
 		to = c.lastEvent(from)
 	}
 	slices.SortStableFunc(c.records, func(a, b Record) int { return a.Intended.Compare(b.Intended) })
-	r := &Report{Plan: c.plan, Engine: e, Stopped: stopped, LeftOut: c.leftOut, Summary: Summarize(c.records, from, to, c.plan.Objectives)}
+	plan := c.plan
+	plan.Requests = nil // whoever asked has them, and they are in the columns
+	r := &Report{Plan: plan, Engine: e, Stopped: stopped, LeftOut: c.leftOut, Summary: Summarize(c.records, from, to, c.plan.Objectives)}
 	r.Summary.ITL = c.itlSummary()
 	r.Summary.PeakOutputTokens = 0
 	for _, n := range c.bySecond {
