@@ -221,6 +221,9 @@ func (c *Controller) guard(r *commandv1.Rollout, o Observation, w *watch) *Guard
 			return g
 		}
 	}
+	if g := c.fast(r, o); g != nil {
+		return g
+	}
 	return c.regression(r, o, w)
 }
 
