@@ -110,12 +110,18 @@ func (a advisor) WhatIf(ctx context.Context, q api.WhatIfQuestion) (*api.WhatIf,
 	return w, nil
 }
 
+// kindred is an error that the REST interface knows by its kind, and shows as it is.
+type kindred struct{ kind, err error }
+
+func (k kindred) Error() string   { return k.err.Error() }
+func (k kindred) Unwrap() []error { return []error{k.kind, k.err} }
+
 func asAPI(err error) error {
 	switch {
 	case errors.Is(err, optimizer.ErrUnknownGroup):
-		return fmt.Errorf("%w: %w", api.ErrNotFound, err)
+		return kindred{api.ErrNotFound, err}
 	case errors.Is(err, optimizer.ErrQuestion):
-		return fmt.Errorf("%w: %w", api.ErrQuestion, err)
+		return kindred{api.ErrQuestion, err}
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	commandv1 "github.com/optiinfra/performance-agent/proto/command/v1"
+	enginev1 "github.com/optiinfra/performance-agent/proto/engine/v1"
 )
 
 type groupQuery struct {
@@ -63,6 +64,7 @@ func (s *Server) optimizeRoutes() {
 			}
 			return ok(s, recommendationView(r))
 		})
+	huma.Register(s.api, op(http.MethodGet, "/optimize/recommendations/{id}/export", "export-recommendation", "A recommendation as flags, environment, the engine's configuration file and a pod's fields", "optimize"), s.exportRecommendation)
 	huma.Register(s.api, op(http.MethodPost, "/optimize/recommendations/{id}/approve", "approve-recommendation", "Approve a recommendation and start its rollout", "optimize"), s.approveRecommendation)
 	huma.Register(s.api, op(http.MethodPost, "/optimize/recommendations/{id}/reject", "reject-recommendation", "Reject a recommendation", "optimize"), s.rejectRecommendation)
 }
@@ -86,6 +88,28 @@ func (s *Server) recommend(family string) func(context.Context, *optimizeInput) 
 		}
 		return ok(s, recommendationView(r))
 	}
+}
+
+func (s *Server) exportRecommendation(_ context.Context, in *idInput) (*body[Export], error) {
+	r := s.machine.Recommendation(in.ID)
+	if r == nil {
+		return nil, notFound("recommendation", in.ID)
+	}
+	if len(r.GetSettings()) == 0 {
+		return nil, newProblem(http.StatusConflict, "the recommendation changes nothing: "+r.GetTitle())
+	}
+	var knobs []*enginev1.Knob
+	for _, engine := range s.machine.Instances(r.GetGroup()) {
+		if t := s.machine.KnobTable(engine.GetKnobTableHash()); t != nil {
+			knobs = t.GetDescription().GetKnobs()
+			break
+		}
+	}
+	e, err := exportOf(r, s.machine.Group(r.GetGroup()).GetEngine(), knobs)
+	if err != nil {
+		return nil, newProblem(http.StatusConflict, err.Error())
+	}
+	return ok(s, e)
 }
 
 func (s *Server) approveRecommendation(ctx context.Context, in *reasonInput) (*body[Rollout], error) {
