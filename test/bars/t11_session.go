@@ -22,6 +22,7 @@ import (
 	"github.com/optiinfra/performance-agent/controlplane/optimizer"
 	pkgengine "github.com/optiinfra/performance-agent/pkg/engine"
 	"github.com/optiinfra/performance-agent/pkg/fleet"
+	measured "github.com/optiinfra/performance-agent/pkg/load"
 	"github.com/optiinfra/performance-agent/test/real/engine"
 	"github.com/optiinfra/performance-agent/test/real/inject"
 )
@@ -330,7 +331,7 @@ func (r *recorder) traffic(ctx context.Context, s *span) {
 		panic(err) // the configuration is this program's own
 	}
 	_ = runner.Run(ctx) // it ends with ctx
-	sum := loadtest.Summarize(records, from, time.Time{}, loadtest.Objectives{})
+	sum := measured.Summarize(records, from, time.Time{}, loadtest.Objectives{})
 	s.Requests = len(records)
 	s.ClientTTFT50, s.ClientTTFT95, s.ClientE2E50 = sum.TTFT.P50, sum.TTFT.P95, sum.E2E.P50
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/optiinfra/performance-agent/agent/loadtest"
+	"github.com/optiinfra/performance-agent/pkg/load"
 )
 
 // traffic is open-loop load that goes to ready replicas only, as a balancer would send it.
@@ -69,7 +70,7 @@ func (tr *traffic) records() []loadtest.Record {
 		return nil // not yet made
 	}
 	defer f.Close()
-	records, err := loadtest.ReadRecords(f)
+	records, err := load.ReadRecords(f)
 	if err != nil {
 		tr.w.t.Fatal(err)
 	}

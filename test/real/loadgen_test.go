@@ -20,7 +20,7 @@ import (
 
 	"gonum.org/v1/gonum/floats"
 
-	"github.com/optiinfra/performance-agent/agent/loadtest"
+	"github.com/optiinfra/performance-agent/pkg/load"
 	"github.com/optiinfra/performance-agent/test/real/engine"
 )
 
@@ -107,7 +107,7 @@ func (g *generators) trace(name string, n int) string {
 
 // run is what a client saved, and what the engine's own histograms say about the same requests.
 type run struct {
-	loadtest.Result
+	load.Result
 	engineTTFT, engineE2E float64 // mean, seconds
 }
 
