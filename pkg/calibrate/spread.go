@@ -19,8 +19,8 @@ type spread struct {
 // law: four warm starts of a vLLM, seen in 251 seconds of T11's telemetry at loads like that of a
 // calibration, differ in their time between tokens by a standard deviation of 5.4 %, the spans of one
 // start by 4.3 %. A prediction compares two spans of two starts: √(2·(.054² + .043²)) = .098, and four
-// starts tell that to a factor of two. `make bar ID=T6.starts ENGINE=vllm` computes it; no cell of T6
-// has a part in it.
+// starts tell that to a factor of two; with three starts that were loaded while they warmed up it was .21.
+// `make bar ID=T6.starts ENGINE=vllm` computes it; no cell of T6 has a part in it.
 //
 // beyond and front are judgements: the sequence after the last one seen costs what that one did within
 // a third, which matters where a batch is several times those seen; the front process is a fifth faster
