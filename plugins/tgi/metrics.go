@@ -29,7 +29,6 @@ var signals = appear(engine.AfterFirstRequest, []*engine.Signal{
 	match(part(histogram("prefill_step_seconds", "tgi_batch_inference_duration"), engine.SumPart), "method", "prefill"),
 	match(part(histogram("decode_step_seconds", "tgi_batch_inference_duration"), engine.SumPart), "method", "decode"),
 	match(part(histogram("decode_steps", "tgi_batch_inference_duration"), engine.CountPart), "method", "decode"),
-	part(histogram("forward_seconds", "tgi_batch_forward_duration"), engine.SumPart),
 	part(histogram("spec_accepted_tokens", "tgi_request_skipped_tokens"), engine.SumPart), // a summary
 
 	atEnd(histogram("tpot_seconds", "tgi_request_mean_time_per_token_duration")),
@@ -39,7 +38,6 @@ var signals = appear(engine.AfterFirstRequest, []*engine.Signal{
 	atEnd(histogram("inference_seconds", "tgi_request_inference_duration")),
 	histogram("prompt_length_tokens", "tgi_request_input_length"),
 	atEnd(histogram("output_length_tokens", "tgi_request_generated_tokens")),
-	histogram("asked_length_tokens", "tgi_request_max_new_tokens"),
 })
 
 // appear sets when series come on the page, where nothing else is said.

@@ -11,6 +11,7 @@ var leftOut = []enginetest.Unmanaged{
 	{Pattern: ".*_created", Why: "times at which a series began, which the client library adds"},
 	{Pattern: "vllm:prompt_tokens_(?:cached|cached_by_source|recomputed)_total|vllm:request_prefill_kv_computed_tokens", Why: "the counters of the prefix cache and of computed prompt tokens say the same"},
 	{Pattern: "vllm:request_(?:max_num_generation_tokens|params_n)", Why: "samples of one prompt; the lengths of prompts, answers and limits are read"},
+	{Pattern: "vllm:request_inference_time_seconds", Why: "prefill and decode times say it in parts"},
 	{Pattern: "vllm:request_num_preemptions", Why: "the counter of preemptions says it at once, and not only when a request ends"},
 	{Pattern: "vllm:spec_decode_num_accepted_tokens_per_pos_total|vllm:spec_decode_efficiency", Why: "drafts, draft tokens and accepted tokens give the rate and the mean length"},
 	{Pattern: "vllm:num_requests_kv_fetch_by_stage", Why: "stages of requests that count as deferred"},

@@ -83,7 +83,6 @@ var histograms = []*engine.Signal{
 	atEnd(histogram("e2e_seconds", "vllm:e2e_request_latency_seconds")),
 	since("0.6.6", atEnd(histogram("queue_seconds", "vllm:request_queue_time_seconds"))),
 	gone("0.9.1", atEnd(histogram("queue_seconds", "vllm:time_in_queue_requests"))),
-	since("0.6.6", atEnd(histogram("inference_seconds", "vllm:request_inference_time_seconds"))),
 	since("0.6.6", atEnd(histogram("prefill_seconds", "vllm:request_prefill_time_seconds"))),
 	since("0.6.6", atEnd(histogram("decode_seconds", "vllm:request_decode_time_seconds"))),
 	atEnd(histogram("prompt_length_tokens", "vllm:request_prompt_tokens")),
