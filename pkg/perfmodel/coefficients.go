@@ -24,3 +24,14 @@ func Prior() Coefficients {
 		LayerSeconds: 4e-6, RequestSeconds: 12e-6, FixedSeconds: .35e-3, AllReduceSeconds: 9e-6,
 	}
 }
+
+// PriorSpread returns standard deviations of the logarithms of Prior's coefficients: a quarter of the
+// width of the range each was published with, at least 15 % (tuning.md §2, "Priors").
+func PriorSpread() Coefficients {
+	const least = .15
+	quarter := func(low, high float64) float64 { return max((high-low)/4/((high+low)/2), least) }
+	return Coefficients{
+		Weights: quarter(.80, .88), Compute: quarter(.45, .65), Attention: least, KV: quarter(.70, .90), Link: quarter(.7, .8),
+		LayerSeconds: quarter(8, 30), RequestSeconds: quarter(5, 25), FixedSeconds: quarter(.2, .5), AllReduceSeconds: quarter(8, 10),
+	}
+}

@@ -29,7 +29,7 @@ type Model struct {
 
 // MLA holds the ranks and widths of multi-head latent attention.
 type MLA struct {
-	QueryRank int `yaml:"query_rank"`
+	QueryRank int `yaml:"query_rank"` // 0: queries are projected in one step
 	KVRank    int `yaml:"kv_rank"`
 	NopeDim   int `yaml:"nope_dim"`
 	RopeDim   int `yaml:"rope_dim"`
@@ -45,13 +45,16 @@ func (m Model) missing() []string {
 		names = append(names, unset(field{"kv_heads", float64(m.KVHeads)}, field{"head_dim", float64(m.HeadDim)})...)
 	} else {
 		names = append(names, unset(
-			field{"mla.query_rank", float64(m.MLA.QueryRank)}, field{"mla.kv_rank", float64(m.MLA.KVRank)},
+			field{"mla.kv_rank", float64(m.MLA.KVRank)},
 			field{"mla.nope_dim", float64(m.MLA.NopeDim)}, field{"mla.rope_dim", float64(m.MLA.RopeDim)},
 			field{"mla.value_dim", float64(m.MLA.ValueDim)},
 		)...)
 	}
 	if m.Experts > 1 {
 		names = append(names, unset(field{"experts_per_token", float64(m.ExpertsPerToken)})...)
+	}
+	if m.WindowLayers > 0 {
+		names = append(names, unset(field{"window", float64(m.Window)})...)
 	}
 	return names
 }
@@ -100,7 +103,11 @@ func (m Model) attentionPerLayer() float64 {
 	if a := m.MLA; a != nil {
 		q, c := float64(a.QueryRank), float64(a.KVRank)
 		nope, rope, v := float64(a.NopeDim), float64(a.RopeDim), float64(a.ValueDim)
-		return h*q + q*n*(nope+rope) + h*(c+rope) + c*n*(nope+v) + n*v*h
+		query := h*q + q*n*(nope+rope)
+		if q == 0 {
+			query = h * n * (nope + rope) // small models project queries in one step
+		}
+		return query + h*(c+rope) + c*n*(nope+v) + n*v*h
 	}
 	return 2*h*n*float64(m.HeadDim) + 2*h*float64(m.KVHeads)*float64(m.HeadDim)
 }
