@@ -29,6 +29,9 @@ func (a *agent) Handle(ctx context.Context, d *agentv1.Directive) *agentv1.Ack {
 	case *agentv1.Directive_LoadTest:
 		result, err = in.loadTest(ctx, act.LoadTest)
 		return a.ackTest(in, d, act.LoadTest.GetTestId(), result, err)
+	case *agentv1.Directive_QualityTest:
+		result, err = in.qualityTest(ctx, act.QualityTest)
+		return a.ackTest(in, d, act.QualityTest.GetTestId(), result, err)
 	case *agentv1.Directive_CancelTest:
 		in.tests.cancel(act.CancelTest.GetTestId()) // one that does not run needs none
 	default:

@@ -130,8 +130,8 @@ func describe(j *load.Judgement, ts []trio) {
 	var scored, right [2]float64
 	n := float64(len(ts))
 	for _, t := range ts {
-		j.Agreement += same(t.base, t.cand) / n
-		j.SelfAgreement += same(t.base, t.again) / n
+		j.Agreement += same(t.base, t.cand)
+		j.SelfAgreement += same(t.base, t.again)
 		if t.base.Text != t.cand.Text {
 			differ = append(differ, divergence(t.base.Text, t.cand.Text))
 			if len(j.WorstExamples) < examples && Right(t.base.Text, t.q.Expect) && !Right(t.cand.Text, t.q.Expect) {
@@ -149,6 +149,7 @@ func describe(j *load.Judgement, ts []trio) {
 			j.Repetitive[k] += int(bit(repetitive(a.Text)))
 		}
 	}
+	j.Agreement, j.SelfAgreement = j.Agreement/n, j.SelfAgreement/n
 	j.LengthRatio = lengths[1] / max(lengths[0], 1)
 	j.BaselineScore, j.CandidateScore = right[0]/max(scored[0], 1), right[1]/max(scored[1], 1)
 	if len(differ) > 0 {

@@ -3,11 +3,13 @@ package sglang
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/optiinfra/performance-agent/pkg/enginesim/live"
+	"github.com/optiinfra/performance-agent/pkg/enginesim/sim"
 	"github.com/optiinfra/performance-agent/pkg/enginesim/wire"
 )
 
@@ -95,6 +97,35 @@ type meta struct {
 	PrefillEnded float64       `json:"prefill_finished_time"` // as well
 	Sent         float64       `json:"response_sent_to_client_ts,omitempty"`
 	*whole
+	*logprobs
+}
+
+// logprobs are lists of [log-probability, token, null]; the first token of an input has none.
+type logprobs struct {
+	Input  [][]any `json:"input_token_logprobs"`
+	Output [][]any `json:"output_token_logprobs"`
+}
+
+// tokenLogprobs tells them of the input from a position on, of nothing when that is −1 or not given,
+// and of the output.
+func tokenLogprobs(input, output []int, from *int, drift float64) *logprobs {
+	all := append(slices.Clone(input), output...)
+	row := func(k int, values []float64) []any {
+		if k == 0 {
+			return []any{nil, all[0], nil}
+		}
+		return []any{values[k-1], all[k], nil}
+	}
+	l, values := &logprobs{Input: [][]any{}, Output: [][]any{}}, sim.Logprobs(all, drift)
+	for k := range all {
+		switch {
+		case k >= len(input):
+			l.Output = append(l.Output, row(k, values))
+		case from != nil && *from >= 0 && k >= *from:
+			l.Input = append(l.Input, row(k, values))
+		}
+	}
+	return l
 }
 
 // whole is what only the last answer of a request tells.
@@ -115,12 +146,13 @@ type finishReason struct {
 
 // native is one object of /generate after n tokens: it shows those after the first told ones. finish is
 // empty but for the last.
-func native(id, text, finish string, told, n int, c *live.Call) string {
+func native(id, text, finish string, told, n int, c *live.Call, l *logprobs) string {
 	now := float64(time.Now().UnixMicro()) / 1e6
 	m := meta{
 		ID: id, Prompt: c.PromptTokens, Completion: n, Cached: c.Cached, Weights: "default",
 		Queued: c.Queued().Seconds(), Entered: c.Admitted.Seconds(), PrefillEnded: c.FirstToken.Seconds(),
 	}
+	m.logprobs = l
 	if n == 1 || finish != "" {
 		m.Sent = now
 	}
@@ -161,7 +193,7 @@ func nativeFrames(id string, c *live.Call, incremental bool) wire.Frames {
 				sofar.WriteString(text)
 				text = sofar.String()
 			}
-			b = append(b, "data: "+native(id, text, last, told, n, c)+"\n\n"...)
+			b = append(b, "data: "+native(id, text, last, told, n, c, nil)+"\n\n"...)
 			if incremental {
 				told = n
 			}

@@ -205,6 +205,8 @@ func (s *server) native(w http.ResponseWriter, r *http.Request) {
 		Text     string `json:"text"`
 		InputIDs []int  `json:"input_ids"`
 		Stream   bool   `json:"stream"`
+		Logprob  bool   `json:"return_logprob"`
+		From     *int   `json:"logprob_start_len"`
 		Sampling struct {
 			MaxNewTokens int  `json:"max_new_tokens"`
 			IgnoreEOS    bool `json:"ignore_eos"`
@@ -220,7 +222,13 @@ func (s *server) native(w http.ResponseWriter, r *http.Request) {
 		g.limit = 128
 	}
 	g.frames = func(c *live.Call) wire.Frames { return nativeFrames(g.id, c, s.set.incremental) }
-	g.body = func(c *live.Call, text, finish string) string { return native(g.id, text, finish, 0, c.Seen(), c) }
+	g.body = func(c *live.Call, text, finish string) string {
+		var l *logprobs
+		if body.Logprob {
+			l = tokenLogprobs(sim.IDs(q.Parts, q.Tokens), sim.TokenIDs(text), body.From, s.set.drift)
+		}
+		return native(g.id, text, finish, 0, c.Seen(), c, l)
+	}
 	s.run(w, r, g)
 }
 
@@ -250,6 +258,7 @@ func (s *server) run(w http.ResponseWriter, r *http.Request, g generation) {
 			"Please reduce the number of tokens in the input messages or the completion to fit within the limit.", s.set.core.MaxModelLen, total, g.prompt.Tokens, g.limit))
 		return
 	}
+	g.prompt.Drift = s.set.drift
 	output, finish := g.request.Output(g.prompt, g.limit)
 	call, err := s.engine.Submit(live.Request{Streamed: g.request.Stream, Request: des.Request{
 		PromptTokens: g.prompt.Tokens, OutputTokens: output, MaxNewTokens: g.limit, PrefixHashes: g.prompt.Hashes,

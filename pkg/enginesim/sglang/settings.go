@@ -164,6 +164,7 @@ type settings struct {
 	logInterval int
 	stream      int
 	incremental bool
+	drift       float64 // of answers, by the formats of cache and weights
 }
 
 // modelBlock is the block size that the model uses for one-token pages: it keeps the simulation cheap
@@ -188,6 +189,7 @@ func resolve(a *cli.Args, m *sim.Machine) (*settings, error) {
 	if s.layout.Weights, err = perfmodel.ParsePrecision(a.Text("quantization", "")); err != nil {
 		return nil, fmt.Errorf("ValueError: Unknown quantization method: %s", a.Text("quantization", ""))
 	}
+	s.drift = sim.Drift(a.Text("kv-cache-dtype", "auto"), a.Text("quantization", ""))
 	if kv := a.Text("kv-cache-dtype", "auto"); kv == "fp8_e5m2" || kv == "fp8_e4m3" || kv == "mxfp8" {
 		s.layout.KV = perfmodel.FP8
 	}

@@ -12,6 +12,8 @@ type Prompt struct {
 	Tokens int
 	Hashes []uint64 // one per full block of tokens, each covering the text up to its end
 	Hash   uint64   // of the whole
+	// Drift is the share of prompts that get another answer than without it.
+	Drift float64
 }
 
 const (
@@ -89,6 +91,10 @@ func (p Prompt) Word(n int, out live.Output) string {
 	case live.Empty:
 		return ""
 	}
-	x := (p.Hash + uint64(n)*0x9e3779b97f4a7c15) * 0xbf58476d1ce4e5b9
+	hash := p.Hash
+	if from, strays := p.strays(); strays && n >= from {
+		hash = ^hash
+	}
+	x := (hash + uint64(n)*0x9e3779b97f4a7c15) * 0xbf58476d1ce4e5b9
 	return vocabulary[x>>59]
 }

@@ -1,12 +1,13 @@
 package tgi
 
 import (
+	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"strconv"
 	"strings"
 
 	"github.com/optiinfra/performance-agent/pkg/enginesim/live"
+	"github.com/optiinfra/performance-agent/pkg/enginesim/sim"
 	"github.com/optiinfra/performance-agent/pkg/enginesim/wire"
 )
 
@@ -24,11 +25,6 @@ func finishReason(finish string) string {
 	return finish
 }
 
-var tokenSeed = maphash.MakeSeed()
-
-// tokenID is a number for a token's text.
-func tokenID(text string) uint64 { return maphash.String(tokenSeed, text) % 32000 }
-
 // nativeFrames streams /generate_stream: one event per token, the last with the whole text.
 func nativeFrames(c *live.Call, details bool) wire.Frames {
 	var whole strings.Builder
@@ -38,7 +34,7 @@ func nativeFrames(c *live.Call, details bool) wire.Frames {
 			b = append(b, `data: {"index":`...)
 			b = strconv.AppendInt(b, int64(n), 10)
 			b = append(b, `,"token":{"id":`...)
-			b = strconv.AppendUint(b, tokenID(text), 10)
+			b = strconv.AppendInt(b, int64(sim.TokenID(strings.TrimSpace(text))), 10)
 			b = append(append(append(b, `,"text":"`...), text...), `","logprob":-0.5,"special":false},`...)
 			if last == "" {
 				return append(b, `"generated_text":null,"details":null}`+"\n\n"...)
@@ -54,6 +50,53 @@ func detailsJSON(asked bool, finish string, n int, c *live.Call) string {
 		return "null"
 	}
 	return fmt.Sprintf(`{"finish_reason":%q,"generated_tokens":%d,"input_length":%d,"seed":null,"prefill":[],"tokens":[]}`, finishReason(finish), n, c.PromptTokens)
+}
+
+// token is what the details of an answer tell of each.
+type token struct {
+	ID      int      `json:"id"`
+	Text    string   `json:"text"`
+	Logprob *float64 `json:"logprob"` // null for the first of a prompt
+	Special *bool    `json:"special,omitempty"`
+}
+
+// tokensOf an answer and, when they may be told, of its prompt.
+func tokensOf(prompt, text string, prefilled bool, drift float64) (prefill, tokens []token) {
+	before, words := strings.Fields(prompt), strings.Fields(text)
+	values := sim.Logprobs(sim.TokenIDs(prompt+" "+text), drift)
+	prefill, tokens = []token{}, []token{}
+	for k, w := range append(before, words...) {
+		t := token{ID: sim.TokenID(w), Text: w}
+		if k > 0 {
+			t.Logprob = &values[k-1]
+		}
+		if k < len(before) {
+			prefill = append(prefill, t)
+			continue
+		}
+		t.Special = new(bool)
+		tokens = append(tokens, t)
+	}
+	if !prefilled {
+		prefill = []token{}
+	}
+	return prefill, tokens
+}
+
+// wholeAnswer is the body of a native request that was not streamed.
+func wholeAnswer(body parameters, text, finish string, c *live.Call, prefilled bool, drift float64) string {
+	details := detailsJSON(body.Parameters.Details, finish, c.Seen(), c)
+	if body.Parameters.Details {
+		prefill, tokens := tokensOf(body.Inputs, text, prefilled && body.Parameters.InputDetails, drift)
+		for name, list := range map[string][]token{"prefill": prefill, "tokens": tokens} {
+			raw, err := json.Marshal(list)
+			if err != nil {
+				panic(err) // numbers and texts alone
+			}
+			details = strings.Replace(details, `"`+name+`":[]`, `"`+name+`":`+string(raw), 1)
+		}
+	}
+	return fmt.Sprintf(`{"generated_text":%q,"details":%s}`, text, details)
 }
 
 // frames builds the events of an OpenAI-compatible stream.

@@ -80,6 +80,7 @@ type parameters struct {
 	Parameters struct {
 		MaxNewTokens *int `json:"max_new_tokens"`
 		Details      bool `json:"details"`
+		InputDetails bool `json:"decoder_input_details"`
 		IgnoreEOS    bool `json:"ignore_eos_token"`
 	} `json:"parameters"`
 }
@@ -109,7 +110,7 @@ func (s *server) generate(w http.ResponseWriter, r *http.Request, stream *bool) 
 		request: q,
 		frames:  func(c *live.Call) wire.Frames { return nativeFrames(c, body.Parameters.Details) },
 		body: func(c *live.Call, text, finish string) string {
-			return fmt.Sprintf(`{"generated_text":%q,"details":%s}`, text, detailsJSON(body.Parameters.Details, finish, c.Seen(), c))
+			return wholeAnswer(body, text, finish, c, s.set.args.Bool("enable-prefill-logprobs", false), s.set.drift)
 		},
 		event: func(text, kind string) any { return map[string]string{"error": text, "error_type": kind} },
 	})
@@ -191,6 +192,7 @@ func (s *server) run(w http.ResponseWriter, r *http.Request, g generation) {
 	began := time.Now()
 	s.metrics.counted()
 	prompt := g.request.Prompt(s.set.core.BlockSize)
+	prompt.Drift = s.set.drift
 	limit := g.request.MaxTokens
 	if limit == 0 {
 		limit = max(s.set.maxTotal-prompt.Tokens, 1)

@@ -94,6 +94,7 @@ type settings struct {
 	graceful    int // seconds
 	attention   string
 	speculating bool
+	drift       float64 // of answers, by the formats of cache and weights
 }
 
 // wiggleRoom is the share of the memory fraction that TGI dares to use.
@@ -131,6 +132,7 @@ func resolve(a *cli.Args, env func(string) string, m *sim.Machine) (*settings, e
 		TP: a.Int("num-shard", 1), Fraction: a.Float("cuda-memory-fraction", 1) * wiggleRoom, MaxBatchedTokens: s.prefill,
 		Eager: a.Text("cuda-graphs", "") == "0", Weights: weightFormat(a.Text("quantize", "")),
 	}
+	s.drift = sim.Drift(a.Text("kv-cache-dtype", ""), a.Text("quantize", ""))
 	if a.Has("kv-cache-dtype") {
 		s.layout.KV = perfmodel.FP8
 	}

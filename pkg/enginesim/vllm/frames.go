@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/optiinfra/performance-agent/pkg/enginesim/sim"
 	"github.com/optiinfra/performance-agent/pkg/enginesim/wire"
 )
 
@@ -85,6 +86,31 @@ type choice struct {
 	Log     *int     `json:"logprobs"`
 	Finish  string   `json:"finish_reason"`
 	Stop    *int     `json:"stop_reason"`
+
+	IDs            []int             `json:"token_ids,omitempty"`
+	PromptIDs      []int             `json:"prompt_token_ids,omitempty"`
+	PromptLogprobs []map[int]logprob `json:"prompt_logprobs,omitempty"` // null for the first token
+}
+
+type logprob struct {
+	Logprob float64 `json:"logprob"`
+	Rank    int     `json:"rank"`
+	Token   string  `json:"decoded_token"`
+}
+
+// tell adds what a request asks to know of tokens.
+func (c *choice) tell(q wire.Request, text string, drift float64) {
+	ids := sim.IDs(q.Parts, q.Tokens)
+	if q.ReturnTokenIDs {
+		c.IDs, c.PromptIDs = sim.TokenIDs(text), ids
+	}
+	if q.PromptLogprobs == nil {
+		return
+	}
+	c.PromptLogprobs = []map[int]logprob{nil}
+	for k, v := range sim.Logprobs(ids, drift) {
+		c.PromptLogprobs = append(c.PromptLogprobs, map[int]logprob{ids[k+1]: {Logprob: v, Rank: 1}})
+	}
 }
 
 type message struct {

@@ -260,6 +260,7 @@ func (s *server) name(q wire.Request) (id, model string) {
 
 func (s *server) run(w http.ResponseWriter, r *http.Request, q wire.Request) {
 	prompt := q.Prompt(s.set.core.BlockSize)
+	prompt.Drift = s.set.drift
 	limit, problem, param := s.limit(q, prompt)
 	if problem != "" {
 		fail(w, http.StatusBadRequest, "BadRequestError", param, problem)
@@ -309,7 +310,9 @@ func (s *server) reply(w http.ResponseWriter, ctx context.Context, q wire.Reques
 	}
 	text, err := wire.Collect(ctx, a)
 	if err == nil {
-		wire.JSON(w, http.StatusOK, answer(q, id, model, created, text, a.Finish, counts()))
+		c := answer(q, id, model, created, text, a.Finish, counts())
+		c.Choices[0].tell(q, text, s.set.drift)
+		wire.JSON(w, http.StatusOK, c)
 	}
 	return err
 }

@@ -27,7 +27,8 @@ type settings struct {
 	trackLoad  bool
 	forceUsage bool
 	kvDtype    string
-	maxQueued  int // requests in the engine, waiting or running, beyond which new ones are refused; 0: no limit
+	drift      float64 // of answers, by the formats of cache and weights
+	maxQueued  int     // requests in the engine, waiting or running, beyond which new ones are refused; 0: no limit
 	args       *cli.Args
 }
 
@@ -64,7 +65,7 @@ func resolve(a *cli.Args, m *sim.Machine) (*settings, error) {
 		stream: max(a.Int("stream-interval", 1), 1), keepAlive: a.Int("sse-keep-alive-interval", 0),
 		drain: a.Int("shutdown-timeout", 0), noStats: a.Bool("disable-log-stats", false),
 		trackLoad: a.Bool("enable-server-load-tracking", false), forceUsage: a.Bool("enable-force-include-usage", false),
-		kvDtype: a.Text("kv-cache-dtype", "auto"),
+		kvDtype: a.Text("kv-cache-dtype", "auto"), drift: sim.Drift(a.Text("kv-cache-dtype", "auto"), a.Text("quantization", "")),
 	}
 	if len(a.Positional) > 0 {
 		s.model = a.Positional[0]

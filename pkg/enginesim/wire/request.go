@@ -45,6 +45,8 @@ type Request struct {
 	N               int
 	Parts           []string // texts of the prompt, in order
 	Tokens          []int    // or its token numbers
+	ReturnTokenIDs  bool     // vLLM: tell the tokens by their numbers
+	PromptLogprobs  *int     // vLLM: tell the log-probabilities of the prompt
 }
 
 type body struct {
@@ -55,6 +57,8 @@ type body struct {
 	IgnoreEOS           bool            `json:"ignore_eos"`
 	N                   int             `json:"n"`
 	Prompt              json.RawMessage `json:"prompt"`
+	ReturnTokenIDs      bool            `json:"return_token_ids"`
+	PromptLogprobs      *int            `json:"prompt_logprobs"`
 	Messages            []message       `json:"messages"`
 	StreamOptions       struct {
 		IncludeUsage         bool `json:"include_usage"`
@@ -75,6 +79,7 @@ func Read(r *http.Request, chat bool) (Request, error) {
 	}
 	q := Request{
 		Chat: chat, Model: b.Model, Stream: b.Stream, IgnoreEOS: b.IgnoreEOS, N: max(b.N, 1),
+		ReturnTokenIDs: b.ReturnTokenIDs, PromptLogprobs: b.PromptLogprobs,
 		IncludeUsage: b.StreamOptions.IncludeUsage, ContinuousUsage: b.StreamOptions.ContinuousUsageStats,
 	}
 	for _, limit := range []*int{b.MaxTokens, b.MaxCompletionTokens} {
