@@ -65,7 +65,9 @@ func wanted() bool {
 	return endpoint() != "" && !off
 }
 
-func endpoint() string { return first("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT") }
+func endpoint() string {
+	return first("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+}
 
 // protocol is http/protobuf unless said otherwise, as OpenTelemetry's specification advises.
 func protocol() string {
