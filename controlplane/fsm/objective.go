@@ -22,6 +22,7 @@ const (
 	maxLookback   = 3 * 24 * time.Hour  // points of five minutes are
 	maxSlice      = 5 * time.Minute     // one-second windows are kept twice as long
 	sliceStep     = 10 * time.Second
+	minuteMs      = 60_000
 )
 
 // What the objectives in a group's policy promise, as they name no target.
@@ -199,8 +200,8 @@ func checkObjective(o *commandv1.Objective) *Refusal {
 		return refuse(Invalid, "objective %s needs a service", name)
 	case !(o.GetTarget() > 0 && o.GetTarget() < 1):
 		return refuse(Invalid, "target %v of objective %s is a share of events between 0 and 1, such as 0.95", o.GetTarget(), name)
-	case o.GetPeriodMs() < minPeriod.Milliseconds() || o.GetPeriodMs() > maxPeriod.Milliseconds():
-		return refuse(Invalid, "period %v of objective %s: from one hour to 30 days", time.Duration(o.GetPeriodMs())*time.Millisecond, name)
+	case o.GetPeriodMs() < minPeriod.Milliseconds() || o.GetPeriodMs() > maxPeriod.Milliseconds() || o.GetPeriodMs()%minuteMs != 0:
+		return refuse(Invalid, "period %v of objective %s: whole minutes, from one hour to 30 days", time.Duration(o.GetPeriodMs())*time.Millisecond, name)
 	}
 	for _, check := range []func(*commandv1.Objective) *Refusal{checkIndicator, checkSlices, checkAlerts} {
 		if refusal := check(o); refusal != nil {
@@ -261,10 +262,10 @@ func checkAlerts(o *commandv1.Objective) *Refusal {
 		switch most := 1 / (1 - o.GetTarget()); {
 		case a.GetName() == "" || names[a.GetName()]:
 			return refuse(Invalid, "the alerts of objective %s need names that differ", o.GetName())
-		case a.GetLookbackMs() < time.Minute.Milliseconds() || a.GetLookbackMs() > min(maxLookback.Milliseconds(), o.GetPeriodMs()):
-			return refuse(Invalid, "alert %s looks back over %v: from a minute to three days, and no longer than the objective's period", a.GetName(), time.Duration(a.GetLookbackMs())*time.Millisecond)
-		case a.GetAfterMs() < 0 || a.GetAfterMs() > maxLookback.Milliseconds():
-			return refuse(Invalid, "alert %s waits for %v: from 0 to three days", a.GetName(), time.Duration(a.GetAfterMs())*time.Millisecond)
+		case a.GetLookbackMs() < time.Minute.Milliseconds() || a.GetLookbackMs() > min(maxLookback.Milliseconds(), o.GetPeriodMs()) || a.GetLookbackMs()%minuteMs != 0:
+			return refuse(Invalid, "alert %s looks back over %v: whole minutes, from one to three days, and no longer than the objective's period", a.GetName(), time.Duration(a.GetLookbackMs())*time.Millisecond)
+		case a.GetAfterMs() < 0 || a.GetAfterMs() > maxLookback.Milliseconds() || a.GetAfterMs()%minuteMs != 0:
+			return refuse(Invalid, "alert %s waits for %v: whole minutes, from 0 to three days", a.GetName(), time.Duration(a.GetAfterMs())*time.Millisecond)
 		case !(a.GetThreshold() > 0):
 			return refuse(Invalid, "threshold %v of alert %s is a burn rate above 0", a.GetThreshold(), a.GetName())
 		case a.GetThreshold() >= most:
