@@ -90,12 +90,15 @@ func (s *Wire) problem(heard, now time.Time, sum wireSecond) string {
 	return ""
 }
 
+// setBack is how far beyond a window a request can only have ended by a clock that was set back since.
+const setBack = time.Minute
+
 // until takes requests that ended before a time, and keeps the others for the next window.
 func (s *Wire) until(end time.Time, more []probe.Request) (ended []probe.Request) {
 	all := append(s.late, more...)
 	s.late = nil
 	for _, r := range all {
-		if r.Last.Before(end) {
+		if r.Last.Before(end) || r.Last.After(end.Add(setBack)) {
 			ended = append(ended, r)
 		} else {
 			s.late = append(s.late, r)
