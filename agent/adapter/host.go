@@ -67,10 +67,13 @@ type Config struct {
 	StartTimeout time.Duration
 	CallTimeout  time.Duration
 	Backoff      time.Duration
-	Logger       *slog.Logger
+	// Idle is how long a plugin stays that is not called, 2 min when zero. The next call starts it.
+	Idle   time.Duration
+	Logger *slog.Logger
 }
 
-// Host starts plugins when they are first needed and again when they end. It is safe for
+// Host starts plugins when they are first needed and again when they ended, and ends those that nobody
+// needs. It is safe for
 // concurrent use. Close it to end them.
 type Host struct {
 	cfg Config
@@ -91,6 +94,9 @@ func New(cfg Config) *Host {
 	}
 	if cfg.Backoff == 0 {
 		cfg.Backoff = time.Second
+	}
+	if cfg.Idle == 0 {
+		cfg.Idle = 2 * time.Minute
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -120,7 +126,7 @@ func (h *Host) Adapter(ctx context.Context, name string) (engine.Adapter, error)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := i.running(); err != nil {
+	if err := i.verified(); err != nil {
 		return nil, err
 	}
 	return i, nil

@@ -51,6 +51,7 @@ var plays = map[string]func(){
 	"garbage": func() { fmt.Println("Welcome to my plugin!"); block() },
 	"mute":    block,
 	"exit":    func() { _, _ = io.WriteString(os.Stderr, "no such luck\n"); os.Exit(1) },
+	"slow":    func() { engine.Serve(&fake{act: func() { time.Sleep(200 * time.Millisecond) }}) },
 	"blank":   func() { engine.Serve(&fake{blank: true}) },
 }
 
@@ -367,6 +368,32 @@ func TestRestart(t *testing.T) {
 	waitGone(t, first)
 	if second := pidOf(t, a); second == first {
 		t.Error("the plugin was not started anew")
+	}
+}
+
+// TestIdlePluginIsEnded: a plugin that nobody calls takes no memory, is there again when it is called, and
+// is not ended in the middle of a call.
+func TestIdlePluginIsEnded(t *testing.T) {
+	cfg := signed(t, folder(t, "good", "slow"))
+	cfg.Idle = 20 * time.Millisecond
+	h := open(t, cfg)
+	a, err := h.Adapter(t.Context(), "good")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		waitGone(t, pidOf(t, a))
+	}
+	slow, err := h.Adapter(t.Context(), "slow") // a call takes ten times as long
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, pidOf(t, slow))
+	i := slow.(*instance)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.failures != 0 {
+		t.Errorf("%d calls failed: %v", i.failures, i.fault)
 	}
 }
 

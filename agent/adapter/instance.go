@@ -26,7 +26,9 @@ type instance struct {
 
 	mu       sync.Mutex // guards what follows; held while a plugin starts
 	current  *process
-	failures int // in a row
+	calls    int         // under way
+	idle     *time.Timer // runs retire once no call has come for Config.Idle
+	failures int         // in a row
 	fault    error
 	notUntil time.Time
 	closed   bool
@@ -79,10 +81,11 @@ func (i *instance) call(ctx context.Context, f func(context.Context, engine.Adap
 }
 
 func (i *instance) once(ctx context.Context, f func(context.Context, engine.Adapter) error) error {
-	p, err := i.running()
+	p, err := i.begin()
 	if err != nil {
 		return err
 	}
+	defer i.end()
 	limited, cancel := context.WithTimeout(ctx, i.host.cfg.CallTimeout)
 	defer cancel()
 	err = f(limited, p.adapter)
@@ -104,11 +107,58 @@ func (i *instance) once(ctx context.Context, f func(context.Context, engine.Adap
 	return fmt.Errorf("adapter %s: %w", i.name, err)
 }
 
-// running returns the plugin's process and starts one if there is none. A plugin that keeps
-// failing is started at growing intervals; between them the last failure is the answer.
-func (i *instance) running() (*process, error) {
+// begin a call to the plugin's process; end must follow.
+func (i *instance) begin() (*process, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	p, err := i.running()
+	if err == nil {
+		i.calls++
+	}
+	return p, err
+}
+
+func (i *instance) end() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.calls--
+	i.rest()
+}
+
+// rest begins to wait for the next call. i.mu is held.
+func (i *instance) rest() {
+	if i.idle == nil {
+		i.idle = time.AfterFunc(i.host.cfg.Idle, i.retire)
+		return
+	}
+	i.idle.Reset(i.host.cfg.Idle)
+}
+
+// retire ends a process that nobody calls: most are of engines that are not here, asked once whether
+// they know this one.
+func (i *instance) retire() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.current == nil || i.calls > 0 {
+		return
+	}
+	i.log.Debug("plugin is ended until it is needed", "pid", i.current.client.ID())
+	i.current.stop()
+	i.current = nil
+}
+
+// verified starts the plugin when it does not run; an error says why it cannot.
+func (i *instance) verified() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, err := i.running()
+	i.rest()
+	return err
+}
+
+// running returns the plugin's process and starts one if there is none. A plugin that keeps
+// failing is started at growing intervals; between them the last failure is the answer. i.mu is held.
+func (i *instance) running() (*process, error) {
 	if i.closed {
 		return nil, ErrClosed
 	}
@@ -170,6 +220,9 @@ func (i *instance) close() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.closed = true
+	if i.idle != nil {
+		i.idle.Stop()
+	}
 	if i.current != nil {
 		i.current.stop()
 		i.current = nil
