@@ -46,7 +46,7 @@ type Config struct {
 func DefaultConfig(endpoints ...Endpoint) Config {
 	return Config{
 		Mode: ModeAuto, Endpoints: endpoints, MaxConnections: 8192, BufferBytes: 1 << 20,
-		Poll: 50 * time.Millisecond, SilenceLimit: 15 * time.Minute,
+		Poll: 20 * time.Millisecond, SilenceLimit: 15 * time.Minute,
 	}
 }
 
@@ -55,8 +55,10 @@ const (
 	maxPorts = 63 // port slots of the kernel part, less the one for "not observed"
 	// lruSlack is kept free per CPU: the kernel's lists reserve as many entries for each.
 	lruSlack = 128
-	// breath between two looks at the events while many come: each look is a system call.
+	// breath between two looks at the events while many come: since the last look more than the
+	// manyth part of the buffer.
 	breath        = 2 * time.Millisecond
+	many          = 16
 	interfaceScan = 10 * time.Second
 	sweepEvery    = time.Second
 )
@@ -223,11 +225,14 @@ func (o *Observer) Mode() Mode { return o.mode }
 // Close detaches and unloads. Run must have returned.
 func (o *Observer) Close() error { return o.close.Close() }
 
-// Run reads events until ctx ends.
+// Run reads events until ctx ends. Between looks it sleeps and does not wait in the kernel for the next
+// event: the runtime watches a thread that waits there, at first fifty thousand times a second, and that
+// costs more than all looks do.
 func (o *Observer) Run(ctx context.Context) error {
 	var scanned time.Time
 	for swept := time.Now(); ctx.Err() == nil; {
-		if err := o.read(time.Now().Add(o.cfg.Poll)); err != nil {
+		taken, err := o.take()
+		if err != nil {
 			return fmt.Errorf("read events: %w", err)
 		}
 		now := time.Now()
@@ -241,36 +246,44 @@ func (o *Observer) Run(ctx context.Context) error {
 			}
 			scanned = now
 		}
+		time.Sleep(o.pause(taken))
 	}
 	return nil
 }
 
-// read takes events until the deadline; all that are there, when it has passed.
-func (o *Observer) read(deadline time.Time) error {
-	o.events.SetDeadline(deadline)
+// pause until the next look, by the bytes of events that the last one found.
+func (o *Observer) pause(taken int) time.Duration {
+	if taken > o.cfg.BufferBytes/many {
+		return min(breath, o.cfg.Poll)
+	}
+	return o.cfg.Poll
+}
+
+// take the events that are there, at most a buffer full.
+func (o *Observer) take() (bytes int, err error) {
+	o.events.SetDeadline(time.Unix(1, 0)) // long over: nothing is waited for
 	var e event
-	for {
+	for bytes < o.cfg.BufferBytes {
 		err := o.events.ReadInto(&o.record)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			return bytes, err
+		}
+		bytes += len(o.record.RawSample)
 		o.mu.Lock()
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			o.heard = time.Now()
-			o.mu.Unlock()
-			return nil
-		case err != nil:
-		case decode(o.record.RawSample, &e) != nil:
+		if decode(o.record.RawSample, &e) != nil {
 			o.broken++
-		default:
+		} else {
 			o.requests.add(&e)
 		}
 		o.mu.Unlock()
-		if err != nil {
-			return err
-		}
-		if o.events.AvailableBytes() == 0 && time.Until(deadline) > breath {
-			time.Sleep(breath)
-		}
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.heard = time.Now()
+	return bytes, nil
 }
 
 // kernelNow is the clock of events.
