@@ -56,6 +56,13 @@ test: need-go need-gcc ## all tests with the race detector, the fleet simulation
 	cd test/tsdbdiff && go test -count=1 ./...
 	$(MAKE) --no-print-directory e2e
 
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: need-go ## every fuzz target in turn: make fuzz [FUZZTIME=30s]
+	@git grep -oE '^func Fuzz\w+' -- '*_test.go' | while IFS=: read -r file target; do \
+	  target=$${target#func }; package=./$$(dirname $$file); echo "$$target $$package"; \
+	  go test -tags $(TAGS) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$package </dev/null; done
+
 .PHONY: e2e
 e2e: build ## real processes under kill -9
 	@$(GOBUILD) -tags $(TAGS),failpoint -ldflags "$(LDFLAGS) $(KEYFLAG)" -o $(BIN)/perf-agent-failpoint ./agent
