@@ -56,15 +56,15 @@ func sidecarBar(ctx context.Context, bin string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	return printSidecar(out, s.samples, facts)
+	return printSidecar(out, s.start, s.samples, facts)
 }
 
 // sidecar beside an engine, with a control plane.
 type sidecar struct {
 	control         *control
 	launcher, agent *program
-	engine, url     string // of the engine and of the sidecar
-	samples         []sidecarSample
+	engine, url     string          // of the engine and of the sidecar
+	start, samples  []sidecarSample // until the load is even, and after
 }
 
 func startSidecar(ctx context.Context, p *programs) (*sidecar, error) {
@@ -122,12 +122,13 @@ func (s *sidecar) measure(ctx context.Context, p *programs) error {
 			if err := p.check(); err != nil {
 				return err
 			}
-			if now.Before(from) {
-				continue
-			}
 			sample, err := s.sample(now)
 			if err != nil {
 				return err
+			}
+			if now.Before(from) {
+				s.start = append(s.start, sample)
+				continue
 			}
 			s.samples = append(s.samples, sample)
 		}
@@ -244,15 +245,25 @@ func steady(samples []sidecarSample, of func(sidecarSample) int64) float64 {
 	return middle(all)
 }
 
-func printSidecar(out io.Writer, samples []sidecarSample, facts sidecarFacts) error {
-	f, last := figuresOf(samples), samples[len(samples)-1]
+// most of something that was ever seen, in megabytes.
+func most(samples []sidecarSample, of func(sidecarSample) int64) (mb float64) {
+	for _, s := range samples {
+		mb = max(mb, float64(of(s))/megabyte)
+	}
+	return mb
+}
+
+func printSidecar(out io.Writer, start, samples []sidecarSample, facts sidecarFacts) error {
+	f, last, all := figuresOf(samples), samples[len(samples)-1], append(slices.Clone(start), samples...)
 	children := cmp.Or(strings.Join(last.programs, "+"), "none")
 	_, err := fmt.Fprintf(out, `BAR A1 value=%.2f unit=percent target<=%.0f of=one_core agent=%.2f children=%.2f slices_of_%d_s=%.2f..%.2f seconds=%.0f requests_per_s=%.1f tokens_per_s=%.0f latencies_from=%s windows=%d stale=%d dropped=%d children_are=%s gpu=%q simulated_engine=true
-BAR A1.rss value=%.1f unit=MB target<=%.0f of=peak steady=%.1f agent_peak=%.1f agent_steady=%.1f children_peak=%.1f children_steady=%.1f
+BAR A1.rss value=%.1f unit=MB target<=%.0f of=peak steady=%.1f agent_peak=%.1f agent_steady=%.1f children_peak=%.1f children_steady=%.1f steady_anonymous=%.1f
 `, f.cpu, a1CPU, f.agent, f.children, a1Slice, f.low, f.high, f.seconds, facts.requests, facts.tokens, facts.source, facts.windows, facts.stale, facts.dropped, children, facts.gpu,
-		float64(last.agent.peak+last.children.peak)/megabyte, a1Memory, steady(samples, func(s sidecarSample) int64 { return s.agent.rss + s.children.rss }),
-		float64(last.agent.peak)/megabyte, steady(samples, func(s sidecarSample) int64 { return s.agent.rss }),
-		float64(last.children.peak)/megabyte, steady(samples, func(s sidecarSample) int64 { return s.children.rss }))
+		most(all, func(s sidecarSample) int64 { return s.agent.peak + s.children.peak }), a1Memory,
+		steady(samples, func(s sidecarSample) int64 { return s.agent.rss + s.children.rss }),
+		most(all, func(s sidecarSample) int64 { return s.agent.peak }), steady(samples, func(s sidecarSample) int64 { return s.agent.rss }),
+		most(all, func(s sidecarSample) int64 { return s.children.peak }), steady(samples, func(s sidecarSample) int64 { return s.children.rss }),
+		steady(samples, func(s sidecarSample) int64 { return s.agent.anonymous + s.children.anonymous }))
 	return err
 }
 

@@ -152,11 +152,12 @@ func TestSidecarFigures(t *testing.T) {
 	near("busiest slice", f.high, 1.7)
 	near("steady memory", steady(samples, func(s sidecarSample) int64 { return s.agent.rss + s.children.rss }), 35)
 	var out bytes.Buffer
-	if err := printSidecar(&out, samples, sidecarFacts{windows: 20, source: "probe", gpu: "absent"}); err != nil {
+	start := []sidecarSample{{agent: usage{peak: 48 * megabyte}, children: usage{peak: 22 * megabyte}}} // with more children
+	if err := printSidecar(&out, start, samples, sidecarFacts{windows: 20, source: "probe", gpu: "absent"}); err != nil {
 		t.Fatal(err)
 	}
 	lines := checkLines(t, out.String())
-	if len(lines) != 2 || !strings.HasPrefix(lines[0], "BAR A1 value=1.30 unit=percent target<=1 ") || !strings.HasPrefix(lines[1], "BAR A1.rss value=56.0 unit=MB target<=40 of=peak steady=35.0 ") {
+	if len(lines) != 2 || !strings.HasPrefix(lines[0], "BAR A1 value=1.30 unit=percent target<=1 ") || !strings.HasPrefix(lines[1], "BAR A1.rss value=70.0 unit=MB target<=40 of=peak steady=35.0 agent_peak=50.0 ") {
 		t.Errorf("lines:\n%s", out.String())
 	}
 }
@@ -210,7 +211,7 @@ func TestKept(t *testing.T) {
 			t.Errorf("%v: %d seconds", c, got)
 		}
 	}
-	m := ingested{span: time.Minute, cpu: 45 * time.Second, want: 1000, have: 900, rss: p2Sidecars * 250_000, late: []time.Duration{time.Millisecond, 9 * time.Millisecond}}
+	m := ingested{span: time.Minute, cpu: 45 * time.Second, filled: time.Minute, sent: 300_000, want: 1000, have: 900, rss: p2Sidecars * 250_000, late: []time.Duration{time.Millisecond, 9 * time.Millisecond}}
 	if m.taken() != p2Sidecars*9/10 || m.cores() != .75 {
 		t.Errorf("%d sidecars on %v cores", m.taken(), m.cores())
 	}
@@ -219,7 +220,7 @@ func TestKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.Join(checkLines(t, out.String()), "\n")
-	for _, part := range []string{"BAR P2 value=4500 unit=sidecars target>=5000 ", "BAR P2.cpu value=75.0 ", "BAR P2.memory value=250.0 unit=KB target<=100 "} {
+	for _, part := range []string{"BAR P2 value=4500 unit=sidecars target>=5000 ", "BAR P2.cpu value=75.0 unit=percent target<=100 of=one_core us_per_window=150\n", "BAR P2.memory value=250.0 unit=KB target<=100 "} {
 		if !strings.Contains(text, part) {
 			t.Errorf("%q is not in:\n%s", part, text)
 		}

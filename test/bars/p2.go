@@ -26,9 +26,9 @@ import (
 // The load of P2.
 const (
 	p2Sidecars = 5000
-	p2Kept     = 600 // seconds that a control plane keeps
-	p2Past     = p2Kept - 60
-	p2Seconds  = 60 // measured
+	p2Kept     = 600 // seconds that a control plane keeps where its bound on memory allows
+	p2Past     = 60  // seconds that sidecars deliver first
+	p2Seconds  = 60  // measured
 	p2Memory   = 100.0
 	kilobyte   = 1e3
 	p2Alone    = 48 // sidecars in the store that is measured alone
@@ -65,7 +65,7 @@ func ingestBar(ctx context.Context, bin string, out io.Writer) (err error) {
 	d := newDriven(c.agents, p2Sidecars, kinds)
 	defer d.close()
 	m := ingested{empty: empty.rss, windowBytes: meanBytes(kinds)}
-	if err := m.attach(ctx, p, d); err != nil {
+	if err := m.attach(ctx, p, c, d); err != nil {
 		return err
 	}
 	if err := m.measure(ctx, p, c, d); err != nil {
@@ -86,34 +86,44 @@ func meanBytes(kinds []*recording) (mean int) {
 
 // ingested is what was measured.
 type ingested struct {
-	windowBytes   int
-	empty         int64         // resident bytes before anybody attached
-	attached      time.Duration // until all sidecars were
-	backlog       float64       // windows a second of the past
-	pinned        bool          // to one core
-	span, cpu     time.Duration
-	late          []time.Duration // sorted
-	rss, heap     int64
-	want, have    int     // windows of the last minute, sent and kept
-	depth         float64 // seconds kept of a sidecar, of p2Kept
-	backlogFilled time.Duration
+	windowBytes      int
+	empty, idle      int64         // resident bytes before anybody attached, and once all were
+	attached, filled time.Duration // until all sidecars were, and had delivered the past
+	logged           time.Duration // from then until the control plane had them all in its log
+	pinned           bool          // to one core
+	span, cpu        time.Duration
+	sent             int             // windows in span
+	late             []time.Duration // sorted
+	ended            int             // streams
+	rss, heap        int64
+	want, have       int     // windows of the last minute: due, and kept
+	depth            float64 // seconds kept of a sidecar, of p2Kept
 }
 
-// attach all sidecars and let them deliver the past, as after a break.
-func (m *ingested) attach(ctx context.Context, p *programs, d *driven) error {
+// attach all sidecars and let them deliver the past, as after a break, with all cores.
+func (m *ingested) attach(ctx context.Context, p *programs, c *control, d *driven) error {
 	began := time.Now()
 	if err := d.open(ctx); err != nil {
 		return err
 	}
+	attached := time.Now()
 	m.attached = time.Since(began)
-	began = time.Now()
-	d.start(ctx, p2Past*time.Second)
-	err := p.wait(ctx, "the windows of the past", 15*time.Minute, func(context.Context) bool { return d.present() || d.fault() != nil })
-	if err = errors.Join(err, d.fault()); err != nil {
+	u, err := usageOf(c.process.pid())
+	if err != nil {
 		return err
 	}
-	m.backlogFilled = time.Since(began)
-	m.backlog = float64(d.total()) / m.backlogFilled.Seconds()
+	m.idle = u.rss
+	began = time.Now()
+	to := began.Truncate(time.Second)
+	if err := d.fill(to.Add(-p2Past*time.Second), to); err != nil {
+		_, why := d.cutOff()
+		return errors.Join(err, why)
+	}
+	m.filled = time.Since(began)
+	if err := p.wait(ctx, "all sidecars in the log", 5*time.Minute, func(ctx context.Context) bool { return c.Get(ctx, "/groups/"+d.lastGroup(), &struct{}{}) == nil }); err != nil {
+		return err
+	}
+	m.logged = time.Since(attached)
 	return nil
 }
 
@@ -122,7 +132,8 @@ func (m *ingested) measure(ctx context.Context, p *programs, c *control, d *driv
 	if m.pinned, err = apart(c.process.pid()); err != nil {
 		return err
 	}
-	if err := rest(ctx, 5*time.Second); err != nil { // what the past left to do
+	d.start(ctx)
+	if err := rest(ctx, 5*time.Second); err != nil {
 		return err
 	}
 	d.lateness()
@@ -130,15 +141,16 @@ func (m *ingested) measure(ctx context.Context, p *programs, c *control, d *driv
 	if err != nil {
 		return err
 	}
-	began := time.Now()
+	began, sent := time.Now(), d.total()
 	if err := rest(ctx, p2Seconds*time.Second); err != nil {
 		return err
 	}
 	after, err := usageOf(c.process.pid())
-	if err = errors.Join(err, p.check(), d.fault()); err != nil {
+	if err = errors.Join(err, p.check()); err != nil {
 		return err
 	}
-	m.span, m.cpu, m.late, m.rss = time.Since(began), after.cpu-before.cpu, d.lateness(), after.rss
+	m.span, m.cpu, m.sent, m.late, m.rss = time.Since(began), after.cpu-before.cpu, d.total()-sent, d.lateness(), after.rss
+	m.ended, _ = d.cutOff()
 	log, err := os.ReadFile(c.process.log)
 	if err != nil {
 		return err
@@ -211,13 +223,14 @@ func liveHeap(log []byte) (int64, error) {
 // last minute from everybody, and of all that it should keep from one group of each kind.
 func (m *ingested) kept(ctx context.Context, c *control, d *driven) error {
 	d.halt()
+	until := time.Now().Truncate(time.Second).Add(-time.Second) // of what was due
 	groups := map[string][]*drivenSidecar{}
 	for _, s := range d.sidecars {
 		groups[s.group] = append(groups[s.group], s)
 	}
 	var deep, sidecars int
 	for i, group := range slices.Sorted(maps.Keys(groups)) {
-		want, have, err := windowsOf(ctx, c, groups[group], p2Seconds)
+		want, have, err := windowsOf(ctx, c, groups[group], p2Seconds, until)
 		if err != nil {
 			return err
 		}
@@ -225,7 +238,7 @@ func (m *ingested) kept(ctx context.Context, c *control, d *driven) error {
 		if i >= len(p2Rates) {
 			continue
 		}
-		_, all, err := windowsOf(ctx, c, groups[group], p2Kept)
+		_, all, err := windowsOf(ctx, c, groups[group], p2Kept, until)
 		if err != nil {
 			return err
 		}
@@ -235,22 +248,20 @@ func (m *ingested) kept(ctx context.Context, c *control, d *driven) error {
 	return nil
 }
 
-// windowsOf a group in the last seconds, as sent and as the control plane has them.
-func windowsOf(ctx context.Context, c *control, group []*drivenSidecar, seconds int) (want, have int, err error) {
+// windowsOf a group in the last seconds, as due until a time, and as the control plane has them.
+func windowsOf(ctx context.Context, c *control, group []*drivenSidecar, seconds int, until time.Time) (want, have int, err error) {
 	var t api.Throughput
 	if err := c.Get(ctx, fmt.Sprintf("/metrics/throughput?group=%s&window_seconds=%d", group[0].group, seconds), &t); err != nil {
 		return 0, 0, err
 	}
-	for _, s := range group {
-		want += secondsBetween(t.From, t.To, s.next)
-	}
+	want = len(group) * secondsBetween(t.From, t.To, until)
 	return want, t.Windows, nil
 }
 
-// secondsBetween from and to that begin before next.
-func secondsBetween(from, to, next time.Time) int {
-	if next.Before(to) {
-		to = next
+// secondsBetween from and to that begin before until.
+func secondsBetween(from, to, until time.Time) int {
+	if until.Before(to) {
+		to = until
 	}
 	return max(0, int(to.Sub(from)/time.Second))
 }
@@ -314,7 +325,7 @@ func (m *ingested) taken() int {
 	if m.want == 0 {
 		return 0
 	}
-	return int(float64(p2Sidecars) * float64(m.have) / float64(m.want))
+	return int(float64(p2Sidecars) * float64(min(m.have, m.want)) / float64(m.want))
 }
 
 func (m *ingested) print(out io.Writer) error {
@@ -325,13 +336,13 @@ func (m *ingested) print(out io.Writer) error {
 		}
 		return float64(m.late[min(len(m.late)-1, int(q*float64(len(m.late))))]) / float64(time.Millisecond)
 	}
-	_, err := fmt.Fprintf(out, `BAR P2 value=%d unit=sidecars target>=%d of=kept_on_one_core cpu=%.1f%% pinned_to_one_core=%t windows_per_s=%d window_bytes=%d seconds=%.0f windows_sent=%d windows_kept=%d sent_late_ms_p50=%.0f sent_late_ms_p99=%.0f driven=real_control_plane_by_%d_grpc_streams
-BAR P2.cpu value=%.1f unit=percent target<=100 of=one_core of_windows_a_second=%d
-BAR P2.memory value=%.1f unit=KB target<=%.0f of=rss_per_sidecar live_heap=%.1f empty_process=%.1f kept_s=%.0f of_s=%d
-BAR P2.backlog value=%.0f unit=windows/s seconds=%.0f batch=%d streams_at_once=%d cores=%d attached_s=%.1f
-`, m.taken(), p2Sidecars, 100*m.cores(), m.pinned, p2Sidecars, m.windowBytes, m.span.Seconds(), m.want, m.have, ms(.5), ms(.99), p2Sidecars,
-		100*m.cores(), p2Sidecars,
-		perSidecar(m.rss), p2Memory, perSidecar(m.heap), perSidecar(m.empty), m.depth, p2Kept,
-		m.backlog, m.backlogFilled.Seconds(), p2Batch, p2Delivering, runtime.NumCPU(), m.attached.Seconds())
+	_, err := fmt.Fprintf(out, `BAR P2 value=%d unit=sidecars target>=%d of=kept_on_one_core attached=%d cpu=%.1f%% pinned_to_one_core=%t seconds=%.0f windows_per_s=%.0f window_bytes=%d windows_due=%d windows_kept=%d streams_cut_off=%d late_ms_p50=%.0f late_ms_p99=%.0f driven=real_control_plane_by_grpc_streams
+BAR P2.cpu value=%.1f unit=percent target<=100 of=one_core us_per_window=%.0f
+BAR P2.memory value=%.1f unit=KB target<=%.0f of=rss_per_sidecar live_heap=%.1f empty_process=%.1f attached_without_windows=%.1f kept_s=%.0f of_s=%d
+BAR P2.past value=%.0f unit=windows/s cores=%d seconds=%.0f streams_at_once=%d batch=%d attached_s=%.1f in_the_log_s=%.1f
+`, m.taken(), p2Sidecars, p2Sidecars, 100*m.cores(), m.pinned, m.span.Seconds(), float64(m.sent)/m.span.Seconds(), m.windowBytes, m.want, m.have, m.ended, ms(.5), ms(.99),
+		100*m.cores(), m.cpu.Seconds()/float64(max(1, m.sent))*1e6,
+		perSidecar(m.rss), p2Memory, perSidecar(m.heap), perSidecar(m.empty), perSidecar(m.idle), m.depth, p2Kept,
+		p2Sidecars*p2Past/m.filled.Seconds(), runtime.NumCPU(), m.filled.Seconds(), p2Delivering, p2Batch, m.attached.Seconds(), m.logged.Seconds())
 	return err
 }

@@ -19,13 +19,13 @@ import (
 )
 
 const (
-	// p2Batch is the most windows in one message, as sidecars send them after a break.
-	p2Batch = 64
+	// p2Batch is the most windows in one message of the past.
+	p2Batch = 16
 	// p2Connecting bounds connections that are being made at once.
 	p2Connecting = 64
-	// p2Delivering bounds sidecars that deliver their past at once. A control plane that were given all of
-	// it at once would take longer for one round of them than it lets an agent be silent.
-	p2Delivering = 64
+	// p2Delivering bounds sidecars that deliver their past at once: given all of it at once, the control
+	// plane would take longer for one round of them than it lets an agent be silent.
+	p2Delivering = 16
 	// p2GroupSize is how many replicas share a group.
 	p2GroupSize = 100
 )
@@ -47,24 +47,22 @@ func (rawCodec) Name() string { return "proto" }
 type driven struct {
 	addr     string
 	sidecars []*drivenSidecar
-	past     chan struct{} // a token per sidecar that delivers its past
 	feeding  sync.WaitGroup
 	running  sync.WaitGroup
 	stop     context.CancelFunc // of feeding
 
-	mu     sync.Mutex      // guards what follows
-	sum    int             // windows sent
-	caught int             // sidecars that have sent the past
-	late   []time.Duration // how long after it was due a message of the present had been handed to its connection
-	err    error           // of the first stream that ended
+	mu    sync.Mutex      // guards what follows
+	sum   int             // windows sent
+	late  []time.Duration // how long after it was due a message of the present had been handed to its connection
+	ended int             // streams that the control plane ended
+	err   error           // of the first of them
 }
 
 type drivenSidecar struct {
 	instance, group string
 	recording       *recording
-	offset          int // in the recording, so that sidecars are not in step
-	next            time.Time
-	caught          bool // guarded by driven.mu
+	offset          int       // in the recording, so that sidecars are not in step
+	next            time.Time // second that is sent next
 	conn            *grpc.ClientConn
 	stream          grpc.ClientStream
 
@@ -73,7 +71,7 @@ type drivenSidecar struct {
 
 // newDriven lays out n sidecars: groups one after another, each of one kind of load.
 func newDriven(addr string, n int, kinds []*recording) *driven {
-	d := &driven{addr: addr, past: make(chan struct{}, p2Delivering)}
+	d := &driven{addr: addr}
 	for i := range n {
 		group := i / p2GroupSize
 		d.sidecars = append(d.sidecars, &drivenSidecar{
@@ -84,30 +82,55 @@ func newDriven(addr string, n int, kinds []*recording) *driven {
 	return d
 }
 
-// open attaches all sidecars.
-func (d *driven) open(ctx context.Context) error {
+// lastGroup attaches last.
+func (d *driven) lastGroup() string { return d.sidecars[len(d.sidecars)-1].group }
+
+// each does something for all sidecars, some at once.
+func (d *driven) each(atOnce int, do func(*drivenSidecar) error) error {
 	todo := make(chan *drivenSidecar)
-	faults := make(chan error, p2Connecting)
-	for range p2Connecting {
-		go func() {
-			var fault error
+	faults := make([]error, atOnce)
+	var workers sync.WaitGroup
+	for i := range atOnce {
+		workers.Go(func() {
 			for s := range todo {
-				if fault == nil {
-					fault = s.open(ctx, d.addr)
+				if faults[i] == nil {
+					faults[i] = do(s)
 				}
 			}
-			faults <- fault
-		}()
+		})
 	}
 	for _, s := range d.sidecars {
 		todo <- s
 	}
 	close(todo)
-	var all []error
-	for range p2Connecting {
-		all = append(all, <-faults)
-	}
-	return errors.Join(all...)
+	workers.Wait()
+	return errors.Join(faults...)
+}
+
+// open attaches all sidecars.
+func (d *driven) open(ctx context.Context) error {
+	return d.each(p2Connecting, func(s *drivenSidecar) error {
+		if err := s.open(ctx, d.addr); err != nil {
+			return err
+		}
+		d.running.Go(func() { d.over(s.answer()) })
+		return nil
+	})
+}
+
+// fill delivers seconds of the past.
+func (d *driven) fill(from, to time.Time) error {
+	return d.each(p2Delivering, func(s *drivenSidecar) error {
+		for s.next = from; s.next.Before(to); {
+			n := min(p2Batch, int(to.Sub(s.next)/collect.Length))
+			if err := s.send(s.batch(n)); err != nil {
+				return fmt.Errorf("deliver the past of %s: %w", s.instance, err)
+			}
+			s.next = s.next.Add(time.Duration(n) * collect.Length)
+			d.sent(n)
+		}
+		return nil
+	})
 }
 
 func (s *drivenSidecar) open(ctx context.Context, addr string) (err error) {
@@ -163,13 +186,14 @@ func (s *drivenSidecar) receive() (*agentv1.ConnectResponse, error) {
 	return m, proto.Unmarshal(raw, m)
 }
 
-// start sending windows: a time of the past as fast as it is taken, then each when its second is over,
-// as collectors close them. All do so at the same moment, since their clocks agree.
-func (d *driven) start(ctx context.Context, past time.Duration) {
+// start sending windows of the present, each when its second is over, as collectors close them. All do so
+// at the same moment, since their clocks agree.
+func (d *driven) start(ctx context.Context) {
 	ctx, d.stop = context.WithCancel(ctx)
+	first := time.Now().Truncate(collect.Length)
 	for _, s := range d.sidecars {
-		d.running.Go(func() { d.fail(ctx, s.answer()) })
-		d.feeding.Go(func() { d.fail(ctx, d.feed(ctx, s, past)) })
+		s.next = first
+		d.feeding.Go(func() { d.feed(ctx, s) })
 	}
 }
 
@@ -193,43 +217,24 @@ func (s *drivenSidecar) answer() error {
 	}
 }
 
-func (d *driven) feed(ctx context.Context, s *drivenSidecar, past time.Duration) error {
-	select {
-	case d.past <- struct{}{}:
-	case <-ctx.Done():
-		return nil
-	}
-	s.next = time.Now().Truncate(collect.Length).Add(-past)
-	err := d.send(ctx, s, false)
-	<-d.past
-	if err != nil {
-		return err
-	}
-	return d.send(ctx, s, true)
-}
-
-// send what is due: until all of the past has been, or until ctx ends.
-func (d *driven) send(ctx context.Context, s *drivenSidecar, present bool) error {
-	for ctx.Err() == nil {
+// feed a stream until ctx or the stream ends. What could not be sent in time goes in one message, as
+// sidecars have it.
+func (d *driven) feed(ctx context.Context, s *drivenSidecar) {
+	for {
 		due := s.next.Add(collect.Length + collect.Lag)
-		switch wait := time.Until(due); {
-		case wait > 0 && !present:
-			return nil
-		case wait > 0:
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(wait):
-			}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Until(due)):
 		}
 		n := 1 + int(min(time.Since(due)/collect.Length, p2Batch-1))
-		if err := s.send(s.batch(n)); err != nil {
-			return err
+		if s.send(s.batch(n)) != nil {
+			return // who receives knows the reason
 		}
 		s.next = s.next.Add(time.Duration(n) * collect.Length)
-		d.sent(s, n, present, time.Since(due))
+		d.sent(n)
+		d.delayed(time.Since(due))
 	}
-	return nil
 }
 
 // batch of the next n windows, as a message.
@@ -244,17 +249,15 @@ func (s *drivenSidecar) batch(n int) []byte {
 }
 
 // sent n windows.
-func (d *driven) sent(s *drivenSidecar, n int, present bool, late time.Duration) {
+func (d *driven) sent(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sum += n
-	if !present {
-		return
-	}
-	if !s.caught {
-		s.caught = true
-		d.caught++
-	}
+}
+
+func (d *driven) delayed(late time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.late = append(d.late, late)
 }
 
@@ -275,30 +278,21 @@ func (d *driven) lateness() []time.Duration {
 	return late
 }
 
-// present reports whether all sidecars have sent the past.
-func (d *driven) present() bool {
+// over counts a stream that ended.
+func (d *driven) over(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.caught == len(d.sidecars)
-}
-
-// fail keeps the first fault of a stream that nobody ended. Of one that the control plane ended, the
-// receiver knows the reason.
-func (d *driven) fail(ctx context.Context, err error) {
-	if err == nil || errors.Is(err, io.EOF) || ctx.Err() != nil {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.ended++
 	if d.err == nil {
-		d.err = err
+		d.err = fmt.Errorf("a stream ended: %w", err)
 	}
 }
 
-func (d *driven) fault() error {
+// cutOff is how many streams the control plane has ended, and why the first.
+func (d *driven) cutOff() (n int, why error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err
+	return d.ended, d.err
 }
 
 // halt sends no further windows.

@@ -31,7 +31,7 @@ type recording struct {
 
 // p2Record is how many seconds are recorded of each engine: more than telemetry compresses together,
 // so that no compressed block repeats itself.
-const p2Record = 40
+const p2Record = 36
 
 // recordWindows runs a node agent beside simulated engines, one for each load, and keeps what it sends.
 func recordWindows(ctx context.Context, p *programs, rates []float64) ([]*recording, error) {

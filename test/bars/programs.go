@@ -203,6 +203,7 @@ func freePorts(n int) (ports []int, err error) {
 type usage struct {
 	cpu       time.Duration // in user space and in the kernel, of ended and awaited children too
 	rss, peak int64         // bytes resident now, and at most since the start
+	anonymous int64         // of those now, what is no part of a file and could be had back in no way
 }
 
 // usageOf a process.
@@ -221,6 +222,8 @@ func usageOf(pid int) (u usage, err error) {
 		switch name {
 		case "VmRSS":
 			u.rss, err = kilobytes(value, err)
+		case "RssAnon":
+			u.anonymous, err = kilobytes(value, err)
 		case "VmHWM":
 			u.peak, err = kilobytes(value, err)
 		}
@@ -228,7 +231,9 @@ func usageOf(pid int) (u usage, err error) {
 	return u, err
 }
 
-func (u *usage) add(o usage) { u.cpu, u.rss, u.peak = u.cpu+o.cpu, u.rss+o.rss, u.peak+o.peak }
+func (u *usage) add(o usage) {
+	u.cpu, u.rss, u.peak, u.anonymous = u.cpu+o.cpu, u.rss+o.rss, u.peak+o.peak, u.anonymous+o.anonymous
+}
 
 // tick of the times in /proc on every Linux that this runs on.
 const tick = 10 * time.Millisecond
