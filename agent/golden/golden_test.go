@@ -57,7 +57,7 @@ func simulated(t *testing.T, kind string, flags ...string) string {
 func short() []quality.Question {
 	qs := quality.Questions(nil)
 	for i := range qs {
-		qs[i].MaxTokens = 3
+		qs[i].MaxTokens = 4
 	}
 	return qs
 }

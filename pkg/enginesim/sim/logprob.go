@@ -90,5 +90,5 @@ func (p Prompt) strays() (from int, ok bool) {
 	if p.Drift == 0 || unit(p.Hash^0x51ab) >= p.Drift {
 		return 0, false
 	}
-	return int(p.Hash>>7) % 8, true
+	return int(p.Hash>>7) % 3, true
 }

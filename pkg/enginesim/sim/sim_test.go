@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -144,5 +146,44 @@ func TestOptions(t *testing.T) {
 		if _, _, err := ParseOptions(bad, io.Discard); err == nil {
 			t.Errorf("%v was accepted", bad)
 		}
+	}
+}
+
+// TestDrift: log-probabilities depend on all that came before and on nothing else; formats that lose more
+// move them further, and turn more answers into others.
+func TestDrift(t *testing.T) {
+	ids := TokenIDs("the quick model reads a long prompt")
+	exact := Logprobs(ids, 0)
+	if len(exact) != len(ids)-1 || !slices.Equal(exact, Logprobs(slices.Clone(ids), 0)) || Logprobs(nil, 0) != nil {
+		t.Errorf("%v", exact)
+	}
+	for k, v := range exact {
+		if v >= 0 || v < -3 {
+			t.Errorf("log-probability %v of token %d", v, k+1)
+		}
+	}
+	if other := Logprobs(append([]int{5}, ids[1:]...), 0); other[3] == exact[3] {
+		t.Error("the first token is forgotten")
+	}
+	last := 0.
+	for _, kv := range []string{"auto", "fp8_e4m3", "fp8_e5m2", "int4_per_token_head"} {
+		drift := Drift(kv, "")
+		changed, moved := 0, 0.
+		for k := range 500 {
+			p := ReadPrompt(0, fmt.Sprint("prompt ", k))
+			q := p
+			q.Drift = drift
+			if p.Word(9, live.Normal) != q.Word(9, live.Normal) {
+				changed++
+			}
+			moved += math.Abs(Logprobs([]int{k, 7}, drift)[0] - Logprobs([]int{k, 7}, 0)[0])
+		}
+		if moved < last || (drift == 0) != (changed == 0 && moved == 0) || float64(changed) > 600*drift {
+			t.Errorf("%s: drift %v, %d of 500 answers changed, moved %v", kv, drift, changed, moved/500)
+		}
+		last = moved
+	}
+	if Drift("fp8", "awq") <= Drift("fp8", "") || Drift("", "bitsandbytes-nf4") <= Drift("", "fp8") {
+		t.Error("weights do not count")
 	}
 }
