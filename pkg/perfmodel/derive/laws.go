@@ -19,7 +19,7 @@ func deriveLaws(data string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	cold := silicon.Cold(all)
+	cold := silicon.Cold(all, all)
 	laws := silicon.FitLaws(all)
 	var out strings.Builder
 	fmt.Fprintf(&out, "# Step-time laws per family of models and engine, fitted to the measurements of aiconfigurator (Apache-2.0).\n"+

@@ -103,12 +103,13 @@ func (o *Observation) predict(setup perfmodel.Setup) (without string) {
 type Prediction struct{ TPOTSeconds, TTFTSeconds float64 }
 
 // Cold predicts every observation by laws that saw nothing of its model on its GPU in its precision,
-// under any engine. The order is that of the observations.
-func Cold(all []Observation) []Prediction {
-	predicted := make([]Prediction, len(all))
-	for _, g := range Groups(all) {
-		laws := FitLaws(slices.DeleteFunc(slices.Clone(all), func(o Observation) bool { return o.Group() == g }))
-		for i, o := range all {
+// under any engine. The laws are learned from other observations than those predicted, or from the same,
+// without the group. The order is that of the predicted.
+func Cold(predict, learn []Observation) []Prediction {
+	predicted := make([]Prediction, len(predict))
+	for _, g := range Groups(predict) {
+		laws := FitLaws(slices.DeleteFunc(slices.Clone(learn), func(o Observation) bool { return o.Group() == g }))
+		for i, o := range predict {
 			if o.Group() == g {
 				law := laws.For(o)
 				predicted[i] = Prediction{law.TPOTSeconds(o.Mean), law.TTFTSeconds(o.Mean)}

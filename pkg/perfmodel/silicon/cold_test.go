@@ -51,7 +51,7 @@ func planted(t *testing.T, odd float64) []Observation {
 // others are predicted well.
 func TestColdSawNothing(t *testing.T) {
 	plain, odd := planted(t, 1), planted(t, 3)
-	a, b := Cold(plain), Cold(odd)
+	a, b := Cold(plain, plain), Cold(odd, odd)
 	for i, o := range plain {
 		if o.Name == "llama-3.1-8b" && o.GPU == "b200-sxm" {
 			if a[i] != b[i] {

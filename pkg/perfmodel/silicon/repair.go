@@ -2,6 +2,7 @@ package silicon
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -110,7 +111,11 @@ func (r *Row) layout(f fields, report *Report) error {
 // the ranks, as the table has it.
 func (r *Row) clients(f fields) (int, error) {
 	if s := f.source("silicon_concurrency"); s != "" {
-		return strconv.Atoi(s)
+		n, err := strconv.Atoi(s)
+		if err == nil && n < 1 {
+			err = fmt.Errorf("%d clients", n)
+		}
+		return n, err
 	}
 	batch, err := f.count("batch_size")
 	return batch * r.Layout.DP, err
