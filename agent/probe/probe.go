@@ -58,7 +58,7 @@ const (
 	// breath between two looks at the events while many come: since the last look more than the
 	// manyth part of the buffer.
 	breath        = 2 * time.Millisecond
-	many          = 16
+	many          = 128
 	interfaceScan = 10 * time.Second
 	sweepEvery    = time.Second
 )
