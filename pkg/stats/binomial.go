@@ -169,25 +169,36 @@ func against(k, n, q, r float64, null nullSide) (Evidence, error) {
 		return 0, err
 	}
 	a, b := r*q, r*(1-q)
-	tail := func(a, b float64) (float64, error) {
-		if null == atLeast {
-			return incompleteBeta(a, b, q) // mixture over what lies below q
-		}
-		return incompleteBeta(b, a, 1-q)
-	}
-	after, err := tail(a+k, b+n-k)
+	after, err := logTail(a+k, b+n-k, q, null)
 	if err != nil {
 		return 0, err
 	}
-	before, err := tail(a, b)
+	before, err := logTail(a, b, q, null)
 	if err != nil {
 		return 0, err
 	}
-	logE := logBeta(a+k, b+n-k) + math.Log(after) - logBeta(a, b) - math.Log(before) - k*math.Log(q) - (n-k)*math.Log1p(-q)
+	logE := after - before - k*math.Log(q) - (n-k)*math.Log1p(-q)
 	if math.IsNaN(logE) {
 		return 0, fmt.Errorf("%w: %v of %v against %v", ErrInput, k, n, q)
 	}
 	return Evidence(logE), nil
+}
+
+// logTail is the logarithm of ∫ t^(a−1) (1−t)^(b−1) dt over the alternatives: over [0, q] against at
+// least q, over [q, 1] against at most q. Where the regularised function is too small for a float64, the
+// first term of its series serves, which is less and so errs towards no evidence.
+func logTail(a, b, q float64, null nullSide) (float64, error) {
+	if null == atMost {
+		a, b, q = b, a, 1-q
+	}
+	i, err := incompleteBeta(a, b, q)
+	if err != nil {
+		return 0, err
+	}
+	if i < 1e-290 {
+		return a*math.Log(q) + b*math.Log1p(-q) - math.Log(a), nil
+	}
+	return math.Log(i) + logBeta(a, b), nil
 }
 
 func logBeta(a, b float64) float64 {

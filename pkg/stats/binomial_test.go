@@ -140,3 +140,18 @@ func FuzzAgainst(f *testing.F) {
 		}
 	})
 }
+
+// Where the incomplete beta function underflows, evidence goes on as a smooth function of the counts.
+func TestMixtureBeyondUnderflow(t *testing.T) {
+	last := Evidence(-2)
+	for n := 100.0; n < 20_000; n *= 1.1 {
+		e, err := against(n, n, .5, 100, atLeast) // every value below the median: no evidence against that
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e >= last || e < last-1 || e < -12 {
+			t.Fatalf("evidence of %v values fell from %v to %v", n, last, e)
+		}
+		last = e
+	}
+}
