@@ -51,6 +51,7 @@ type Controller struct {
 	predictor  Predictor
 	judgeOf    Judge
 	evidence   Evidence
+	budget     Budget
 	logger     *slog.Logger
 
 	mu      sync.Mutex
@@ -67,6 +68,8 @@ type Ports struct {
 	Predictor  Predictor
 	Judge      Judge
 	Evidence   Evidence
+	// Budget nil: no error budget gates or ends a rollout.
+	Budget Budget
 }
 
 // NewController returns a Controller of the rollouts in a state machine.
@@ -76,7 +79,7 @@ func NewController(cfg Config, state *fsm.Machine, p Ports, logger *slog.Logger)
 	}
 	return &Controller{
 		cfg: cfg.withDefaults(), state: state, log: p.Log, fleet: p.Fleet, leadership: p.Leadership,
-		telemetry: p.Telemetry, predictor: p.Predictor, judgeOf: p.Judge, evidence: p.Evidence,
+		telemetry: p.Telemetry, predictor: p.Predictor, judgeOf: p.Judge, evidence: p.Evidence, budget: p.Budget,
 		logger: logger.With("component", "rollout"), waiting: map[string]string{},
 	}
 }

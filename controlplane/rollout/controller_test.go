@@ -36,6 +36,8 @@ type stage struct {
 	silent bool
 	// deposed makes leadership uncertain.
 	deposed bool
+	// budget of users, nil for none.
+	budget Budget
 }
 
 func newStage(t testing.TB, replicas int, slow float64) *stage {
@@ -127,7 +129,7 @@ func (s *stage) lead(term uint64) (stop func()) {
 	s.w.Term = term
 	s.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := NewController(Config{}, s.w.Machine, Ports{Log: s, Fleet: s, Leadership: s, Telemetry: s, Evidence: s}, slog.New(slog.DiscardHandler))
+	c := NewController(Config{}, s.w.Machine, Ports{Log: s, Fleet: s, Leadership: s, Telemetry: s, Evidence: s, Budget: s.budget}, slog.New(slog.DiscardHandler))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -60,7 +60,7 @@ func forward(r *commandv1.Rollout, o Observation) *Step {
 		return &Step{Step: &commandv1.StepRollout_Enqueue{Enqueue: &commandv1.Enqueue{}}}
 	case commandv1.RolloutState_ROLLOUT_STATE_QUEUED:
 		if o.First && (o.LockHolder == "" || o.LockHolder == r.GetRollsForwardFrom()) {
-			return &Step{Step: &commandv1.StepRollout_Start{Start: &commandv1.Start{}}}
+			return &Step{Step: &commandv1.StepRollout_Start{Start: &commandv1.Start{Budget: o.Budget}}}
 		}
 	case commandv1.RolloutState_ROLLOUT_STATE_PREFLIGHT:
 		return planWave(r, o)

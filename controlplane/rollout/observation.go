@@ -18,6 +18,8 @@ type Observation struct {
 	LockHolder string
 	// First tells that no older rollout waits for the same group.
 	First bool
+	// Budget is what the error budgets allow, asked before the rollout starts.
+	Budget *commandv1.BudgetGate
 	// Guard that fires now, nil when all is well.
 	Guard *Guard
 	// Verdict on the current wave, nil when it was not judged this time.

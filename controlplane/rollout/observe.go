@@ -31,6 +31,9 @@ func (c *Controller) observe(r *commandv1.Rollout, term uint64, w *watch) Observ
 		Now: c.cfg.Now(), Term: term, Incarnation: c.state.Cluster().Incarnation,
 		Members: c.state.Instances(r.GetGroup()), LockHolder: group.GetLockHolder(), First: c.first(r),
 	}
+	if r.GetState() == commandv1.RolloutState_ROLLOUT_STATE_QUEUED && c.budget != nil {
+		o.Budget = c.budget.Gate(r.GetGroup())
+	}
 	if r.GetEpoch() == 0 || fsm.TakingBack(r.GetState()) {
 		return o
 	}
@@ -224,7 +227,21 @@ func (c *Controller) guard(r *commandv1.Rollout, o Observation, w *watch) *Guard
 	if g := c.fast(r, o); g != nil {
 		return g
 	}
+	if g := c.overspent(r, o); g != nil {
+		return g
+	}
 	return c.regression(r, o, w)
+}
+
+// overspent ends a rollout that has certainly cost more of an error budget than one may.
+func (c *Controller) overspent(r *commandv1.Rollout, o Observation) *Guard {
+	if c.budget == nil {
+		return nil
+	}
+	if why := c.budget.Overspent(r); why != "" {
+		return &Guard{Reason: why, Since: o.Now, EvidenceHash: hashOf([]byte(why))}
+	}
+	return nil
 }
 
 // regression looks for a hard regression over the last seconds. It takes two sittings in a row, and

@@ -61,6 +61,9 @@ func choose(r *commandv1.Rollout, o Observation, percent uint32) []string {
 		}
 	}
 	want := fsm.WaveTarget(len(o.Members), percent) - len(taken)
+	if len(r.GetWaves()) == 0 {
+		want = fsm.FirstWaveTarget(r, len(o.Members), percent)
+	}
 	var selected []string
 	for _, i := range Order(r.GetSeed(), o.Members) {
 		if len(selected) >= want {

@@ -47,6 +47,14 @@ type Evidence interface {
 	Put(content []byte) (hash string, err error)
 }
 
+// Budget knows the error budgets of users.
+type Budget interface {
+	// Gate is what the budgets allow of a rollout in the group now; nil: nothing was promised.
+	Gate(group string) *commandv1.BudgetGate
+	// Overspent says in words that a rollout has certainly cost more of a budget than it may; empty: no.
+	Overspent(r *commandv1.Rollout) string
+}
+
 // Judge compares a wave's changed replicas with their controls. It is pure.
 type Judge interface {
 	Judge(c Case) Judgement

@@ -27,6 +27,12 @@ type Advisor interface {
 	Measure(ctx context.Context, group string, from, to time.Time) (*commandv1.Measured, error)
 }
 
+// Budget knows the error budgets of users.
+type Budget interface {
+	// Gate is what the budgets allow of a rollout in the group now; nil: nothing was promised.
+	Gate(group string) *commandv1.BudgetGate
+}
+
 // Config of the controller.
 type Config struct {
 	Timing
@@ -51,13 +57,14 @@ type Controller struct {
 	machine *fsm.Machine
 	log     Log
 	advisor Advisor
+	budget  Budget
 	logger  *slog.Logger
 	now     func() time.Time
 }
 
-// New returns a controller; Run starts it.
-func New(cfg Config, machine *fsm.Machine, log Log, advisor Advisor, logger *slog.Logger) *Controller {
-	return &Controller{cfg: cfg, machine: machine, log: log, advisor: advisor, logger: logger.With("component", "workflow"), now: time.Now}
+// New returns a controller; Run starts it. Without a budget no error budget asks for a person.
+func New(cfg Config, machine *fsm.Machine, log Log, advisor Advisor, budget Budget, logger *slog.Logger) *Controller {
+	return &Controller{cfg: cfg, machine: machine, log: log, advisor: advisor, budget: budget, logger: logger.With("component", "workflow"), now: time.Now}
 }
 
 // Run drives workflows until ctx ends; to be run while this node leads.
@@ -111,7 +118,7 @@ func (c *Controller) act(ctx context.Context, w *commandv1.Workflow, s *Step) er
 			}
 		}
 	}
-	if s.CreateRollout != nil {
+	if s.CreateRollout != nil && c.machine.Rollout(s.CreateRollout.GetId()) == nil {
 		err := c.propose(ctx, commandv1.CommandType_COMMAND_TYPE_CREATE_ROLLOUT, s.CreateRollout, id("rollout"), w)
 		if refusal := new(fsm.Refusal); errors.As(err, &refusal) {
 			s.Command.Next, s.Command.RolloutId = failed, ""
@@ -147,7 +154,10 @@ func (c *Controller) observe(ctx context.Context, w *commandv1.Workflow) Observa
 		}
 	case diagnosed:
 		o.Recommendation, o.Err = c.recommendation(ctx, w)
-	case proposed, decided:
+	case proposed, screened, decided:
+		if c.budget != nil {
+			o.Budget = c.budget.Gate(w.GetGroup())
+		}
 		o.Recommendation = c.machine.Recommendation(w.GetRecommendationId())
 		for _, q := range c.machine.Quarantines() {
 			if q.GetGroup() == w.GetGroup() && q.GetBodyHash() == o.Recommendation.GetBodyHash() {

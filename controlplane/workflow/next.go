@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/optiinfra/performance-agent/controlplane/analysis"
+	"github.com/optiinfra/performance-agent/controlplane/fsm"
 	commandv1 "github.com/optiinfra/performance-agent/proto/command/v1"
 )
 
@@ -58,6 +59,8 @@ type Observation struct {
 	Measured       *commandv1.Measured
 	Recommendation *commandv1.Recommendation
 	Rollout        *commandv1.Rollout
+	// Budget is what the error budgets of the group allow; nil: nothing was promised.
+	Budget *commandv1.BudgetGate
 	// Quarantined says why the proposed configuration may not be offered; empty: it may.
 	Quarantined string
 	// Err is set when a question could not be answered now; the workflow waits.
@@ -88,7 +91,7 @@ func Next(w *commandv1.Workflow, o Observation, t Timing) *Step {
 	case proposed:
 		return screen(w, o)
 	case screened:
-		return gate(w)
+		return gate(w, o)
 	case decided, experimental:
 		return start(w, o)
 	case rollingOut:
@@ -179,12 +182,22 @@ func screen(w *commandv1.Workflow, o Observation) *Step {
 	return move(w, screened, "nothing speaks against a canary")
 }
 
-func gate(w *commandv1.Workflow) *Step {
+// gate lets an auto workflow go on by itself as far as the error budgets allow; else a person decides, whose
+// approval of a change in a freeze is their word that it repairs what burns the budget.
+func gate(w *commandv1.Workflow, o Observation) *Step {
+	budget := fsm.BudgetRefusal(o.Budget, fsm.Change{LowRisk: o.Recommendation.GetRisk() == "low"})
 	switch w.GetMode() {
 	case commandv1.Mode_MODE_AUTO:
+		if budget != nil {
+			return move(w, awaiting, budget.Message+". Waiting for a person: POST /workflows/"+w.GetId()+"/approve")
+		}
 		return move(w, decided, "the group's mode is auto: rolling out")
 	case commandv1.Mode_MODE_APPROVE:
-		return move(w, awaiting, "waiting for approval: POST /workflows/"+w.GetId()+"/approve")
+		why := ""
+		if budget != nil {
+			why = budget.Message + ". "
+		}
+		return move(w, awaiting, why+"waiting for approval: POST /workflows/"+w.GetId()+"/approve")
 	}
 	return end(w, learned, "advice only: the group's mode is advise; approve the recommendation to roll it out")
 }
@@ -199,7 +212,8 @@ func start(w *commandv1.Workflow, o Observation) *Step {
 	s := move(w, rollingOut, "rollout "+id+" created")
 	s.Command.RolloutId = id
 	s.CreateRollout = &commandv1.CreateRollout{
-		Id: id, Group: w.GetGroup(), Seed: seed(w), Reason: r.GetTitle(), RecommendationId: r.GetId(), WorkflowId: w.GetId(),
+		Id: id, Group: w.GetGroup(), Seed: seed(w), Reason: r.GetTitle(), RecommendationId: r.GetId(), WorkflowId: w.GetId(), ApprovedBy: w.GetApprovedBy(),
+		Fix: w.GetApprovedBy() != "" && o.Budget.GetClass() == commandv1.BudgetClass_BUDGET_CLASS_FROZEN,
 	}
 	return s
 }

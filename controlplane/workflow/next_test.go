@@ -35,6 +35,9 @@ func TestNext(t *testing.T) {
 		return &commandv1.Rollout{Id: "r-1", State: s, EndedMs: now.Add(-90 * time.Second).UnixMilli(), EndReason: "harm"}
 	}
 	wait := commandv1.WorkflowState_WORKFLOW_STATE_UNSPECIFIED
+	budget := func(c commandv1.BudgetClass) *commandv1.BudgetGate {
+		return &commandv1.BudgetGate{Class: c, Reason: "little is left"}
+	}
 	for name, c := range map[string]struct {
 		w    *commandv1.Workflow
 		o    Observation
@@ -58,6 +61,10 @@ func TestNext(t *testing.T) {
 		"quarantined":                 {record(proposed, auto), Observation{Recommendation: open, Quarantined: "it failed"}, cancelled},
 		"auto goes on":                {record(screened, auto), Observation{}, decided},
 		"approve asks":                {record(screened, approve), Observation{}, awaiting},
+		"auto asks in a freeze":       {record(screened, auto), Observation{Recommendation: open, Budget: budget(commandv1.BudgetClass_BUDGET_CLASS_FROZEN)}, awaiting},
+		"auto asks with little left":  {record(screened, auto), Observation{Recommendation: open, Budget: budget(commandv1.BudgetClass_BUDGET_CLASS_RESTRICTED)}, awaiting},
+		"auto goes on at low risk":    {record(screened, auto), Observation{Recommendation: &commandv1.Recommendation{Id: "p-1", Risk: "low"}, Budget: budget(commandv1.BudgetClass_BUDGET_CLASS_RESTRICTED)}, decided},
+		"auto goes on with care":      {record(screened, auto), Observation{Recommendation: open, Budget: budget(commandv1.BudgetClass_BUDGET_CLASS_CAREFUL)}, decided},
 		"advise stops":                {record(screened, advise), Observation{}, learned},
 		"a person is awaited":         {record(awaiting, approve), Observation{}, wait},
 		"starts the rollout":          {record(decided, auto), Observation{Recommendation: open}, rollingOut},
@@ -149,8 +156,8 @@ func TestControllerReachesRolloutOnce(t *testing.T) {
 	}}})
 	m.must(commandv1.CommandType_COMMAND_TYPE_CREATE_WORKFLOW, &commandv1.CreateWorkflow{Id: "w-1", Group: "chat", Mode: commandv1.Mode_MODE_AUTO})
 	leaders := []*Controller{
-		New(Config{Timing: timing}, m.machine, m, fixedAdvice{}, slog.New(slog.DiscardHandler)),
-		New(Config{Timing: timing}, m.machine, m, fixedAdvice{}, slog.New(slog.DiscardHandler)),
+		New(Config{Timing: timing}, m.machine, m, fixedAdvice{}, nil, slog.New(slog.DiscardHandler)),
+		New(Config{Timing: timing}, m.machine, m, fixedAdvice{}, nil, slog.New(slog.DiscardHandler)),
 	}
 	for i := range 40 {
 		m.clock += 10_000
@@ -175,5 +182,22 @@ func TestControllerReachesRolloutOnce(t *testing.T) {
 	}
 	if got := m.machine.Rollout(w.GetRolloutId()).GetWorkflowId(); got != "w-1" {
 		t.Errorf("the rollout belongs to workflow %q", got)
+	}
+}
+
+// TestApprovalInAFreeze: who approves in a freeze says that it is a repair; nobody else can.
+func TestApprovalInAFreeze(t *testing.T) {
+	frozen := &commandv1.BudgetGate{Class: commandv1.BudgetClass_BUDGET_CLASS_FROZEN}
+	plenty := &commandv1.BudgetGate{Class: commandv1.BudgetClass_BUDGET_CLASS_NORMAL}
+	for _, c := range []struct {
+		approvedBy string
+		budget     *commandv1.BudgetGate
+		fix        bool
+	}{{"ann", frozen, true}, {"ann", plenty, false}, {"", frozen, false}, {"ann", nil, false}} {
+		w := &commandv1.Workflow{Id: "w-1", Group: "chat", State: decided, ApprovedBy: c.approvedBy}
+		s := Next(w, Observation{Recommendation: &commandv1.Recommendation{Id: "p-1"}, Budget: c.budget}, timing)
+		if got := s.CreateRollout; got.GetFix() != c.fix || got.GetApprovedBy() != c.approvedBy {
+			t.Errorf("%+v: creates %v", c, got)
+		}
 	}
 }
