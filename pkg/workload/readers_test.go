@@ -68,6 +68,8 @@ func TestReadersRefuse(t *testing.T) {
 		{"bad count", ReadAzureCSV, "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,1,-1\n", "line 2"},
 		{"broken JSON", ReadMooncakeJSONL, "{\n", "line 1"},
 		{"negative time", ReadMooncakeJSONL, `{"timestamp": -5, "input_length": 1, "output_length": 1}`, "line 1"},
+		{"a line without end", ReadMooncakeJSONL, strings.Repeat(" ", maxLine+1), "line 1"},
+		{"a record without end", ReadAzureCSV, azureSample + strings.Repeat("1", maxLine+1), "longer"},
 		{"huge prompt", ReadMooncakeJSONL, `{"timestamp": 5, "input_length": 1e9, "output_length": 1}`, "line 1"},
 		{"no time", ReadRequestLogJSONL, `{"input_toks": 1, "output_toks": 1}`, "queued_ts"},
 	}
