@@ -86,6 +86,7 @@ type Server struct {
 	advisor   Advisor
 	oracle    Oracle
 	collector Collector
+	tests     Tests
 	logger    *slog.Logger
 	router    *gin.Engine
 	api       huma.API
@@ -101,6 +102,7 @@ type Deps struct {
 	Advisor   Advisor
 	Oracle    Oracle
 	Collector Collector
+	Tests     Tests
 	// Metrics answers GET /metrics for this node, PromQL what is under /prometheus/api/v1/.
 	Metrics, PromQL http.Handler
 	// Snapshot answers GET /history/snapshot: this node's history, for another node.
@@ -114,7 +116,7 @@ func New(cfg Config, d Deps) *Server {
 	huma.NewError = newProblem
 	s := &Server{
 		cfg: cfg, machine: d.Machine, log: d.Log, cluster: d.Cluster, telemetry: d.Telemetry, history: d.History,
-		advisor: d.Advisor, oracle: d.Oracle, collector: d.Collector, logger: d.Logger.With("component", "api"),
+		advisor: d.Advisor, oracle: d.Oracle, collector: d.Collector, tests: d.Tests, logger: d.Logger.With("component", "api"),
 		router: gin.New(),
 	}
 	_ = s.router.SetTrustedProxies(nil) // nil never fails
@@ -145,6 +147,7 @@ func New(cfg Config, d Deps) *Server {
 	s.metricsRoutes()
 	s.optimizeRoutes()
 	s.whatIfRoutes()
+	s.testRoutes()
 	s.rolloutRoutes()
 	s.workflowRoutes()
 	s.eventRoutes()
