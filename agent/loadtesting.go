@@ -74,11 +74,11 @@ func (in *instance) api() loadtest.API {
 }
 
 // tested describes the engine for a report.
-func (in *instance) tested() load.Engine {
+func (in *instance) tested() load.Subject {
 	d := in.adapter.described()
 	s := in.machine.Snapshot()
 	h, _ := in.hardware()
-	return load.Engine{
+	return load.Subject{
 		Instance: in.id, Kind: d.GetEngine(), Version: d.GetVersion(), Model: d.GetModel(), Hardware: h.Name,
 		Settings: s.Running().Settings, Epoch: s.Running().Epoch,
 	}

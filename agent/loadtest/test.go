@@ -15,7 +15,7 @@ import (
 type Test struct {
 	Target Target
 	Model  string // sent to OpenAI routes
-	Engine load.Engine
+	Engine load.Subject
 	// Forbidden is asked once a second and says in words why the test must not go on; nil: never.
 	Forbidden func() string
 	Logger    *slog.Logger

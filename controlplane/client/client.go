@@ -76,6 +76,18 @@ func (c *Client) Put(ctx context.Context, path, key string, in, out any) error {
 	return c.do(ctx, http.MethodPut, path, key, in, out)
 }
 
+// Delete removes what is at a path and reads the answer into out.
+func (c *Client) Delete(ctx context.Context, path string, out any) error {
+	return c.do(ctx, http.MethodDelete, path, "", nil, out)
+}
+
+// Raw reads a path as it is.
+func (c *Client) Raw(ctx context.Context, path string) ([]byte, error) {
+	var raw []byte
+	err := c.do(ctx, http.MethodGet, path, "", nil, &raw)
+	return raw, err
+}
+
 func (c *Client) do(ctx context.Context, method, path, key string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -107,7 +119,11 @@ func (c *Client) do(ctx context.Context, method, path, key string, in, out any) 
 	if resp.StatusCode >= 300 {
 		return problem(resp, raw)
 	}
-	if out == nil {
+	switch out := out.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*out = raw
 		return nil
 	}
 	if err := json.Unmarshal(raw, out); err != nil {

@@ -26,7 +26,7 @@ type Document struct {
 	Quality    *Judgement  `json:"quality,omitempty"`
 	Knee       *Knee       `json:"knee,omitempty"`
 	Runs       []Finished  `json:"runs"`
-	Notes      []Note      `json:"notes,omitempty"`
+	Notes      []Happened  `json:"notes,omitempty"`
 }
 
 // Knee is what the engine carries within the objectives.
@@ -55,8 +55,8 @@ type Finished struct {
 	Missing bool `json:"missing,omitempty"`
 }
 
-// Note is one line of a test's history.
-type Note struct {
+// Happened is one line of a test's history.
+type Happened struct {
 	At   time.Time `json:"at"`
 	Text string    `json:"text"`
 }

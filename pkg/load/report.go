@@ -12,8 +12,8 @@ import (
 
 // Report is one finished run.
 type Report struct {
-	Plan   Plan   `json:"plan"`
-	Engine Engine `json:"engine"`
+	Plan   Plan    `json:"plan"`
+	Engine Subject `json:"engine"`
 	// Stopped tells in words which stop rule ended the run early; empty when it ran to its end.
 	Stopped string  `json:"stopped,omitempty"`
 	Summary Summary `json:"summary"`
@@ -23,8 +23,8 @@ type Report struct {
 	Requests Columns  `json:"requests"`
 }
 
-// Engine is what was tested.
-type Engine struct {
+// Subject is what was tested.
+type Subject struct {
 	Instance string            `json:"instance,omitempty"`
 	Kind     string            `json:"kind"`
 	Version  string            `json:"version,omitempty"`
@@ -168,7 +168,7 @@ func (c *Collector) FailedShare() (share float64, counts bool) {
 }
 
 // Report of what was added. stopped is empty when the run went to its end.
-func (c *Collector) Report(e Engine, stopped string) (*Report, error) {
+func (c *Collector) Report(e Subject, stopped string) (*Report, error) {
 	from, to := c.start.Add(c.plan.Measured()), c.start.Add(c.plan.Span())
 	if stopped != "" || c.plan.Arrivals == Trace {
 		to = c.lastEvent(from)
@@ -203,13 +203,13 @@ func (c *Collector) lastEvent(from time.Time) time.Time {
 	return last
 }
 
-func (c *Collector) itlSummary() Latency {
+func (c *Collector) itlSummary() Spread {
 	m := c.gaps
 	if m.n == 0 {
-		return Latency{}
+		return Spread{}
 	}
 	mean := m.sum / m.n
-	return Latency{
+	return Spread{
 		Count: m.n, Mean: mean, Std: math.Sqrt(max(m.squares/m.n-mean*mean, 0)),
 		P50: c.itl.Quantile(.5), P95: c.itl.Quantile(.95), P99: c.itl.Quantile(.99),
 	}

@@ -33,7 +33,7 @@ func TestCollector(t *testing.T) {
 	for _, r := range records(start) {
 		c.Add(r)
 	}
-	r, err := c.Report(Engine{Kind: "vllm"}, "")
+	r, err := c.Report(Subject{Kind: "vllm"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestCheck(t *testing.T) {
 		for _, r := range records(time.Unix(1000, 0)) {
 			c.Add(r)
 		}
-		r, err := c.Report(Engine{}, "")
+		r, err := c.Report(Subject{}, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,7 +14,7 @@ import (
 // The expected figures are NumPy's percentile and std of the same values.
 func TestLatencyIsNumPys(t *testing.T) {
 	got := latency([]float64{5, 1, 4, 2, 3, 10})
-	want := Latency{Count: 6, Mean: 25. / 6, Std: 2.9107081994288304, P50: 3.5, P95: 8.75, P99: 9.75}
+	want := Spread{Count: 6, Mean: 25. / 6, Std: 2.9107081994288304, P50: 3.5, P95: 8.75, P99: 9.75}
 	near := func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }
 	if !near(got.Mean, want.Mean) || !near(got.Std, want.Std) || !near(got.P50, want.P50) || !near(got.P95, want.P95) || !near(got.P99, want.P99) || got.Count != 6 {
 		t.Errorf("%+v, want %+v", got, want)

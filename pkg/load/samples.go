@@ -30,9 +30,9 @@ func (a *samples) into(s *Summary) {
 }
 
 // latency sorts v.
-func latency(v []float64) Latency {
+func latency(v []float64) Spread {
 	if len(v) == 0 {
-		return Latency{}
+		return Spread{}
 	}
 	slices.Sort(v)
 	n := float64(len(v))
@@ -44,7 +44,7 @@ func latency(v []float64) Latency {
 	for _, x := range v {
 		squares += (x - mean) * (x - mean)
 	}
-	return Latency{Count: n, Mean: mean, Std: math.Sqrt(squares / n), P50: quantile(v, .5), P95: quantile(v, .95), P99: quantile(v, .99)}
+	return Spread{Count: n, Mean: mean, Std: math.Sqrt(squares / n), P50: quantile(v, .5), P95: quantile(v, .95), P99: quantile(v, .99)}
 }
 
 // quantile of sorted values, linear between neighbours, as NumPy's percentile is by default.

@@ -19,9 +19,9 @@ func (o Objectives) met(r Record) bool {
 
 func within(d, limit time.Duration) bool { return limit == 0 || d <= limit }
 
-// Latency is a distribution in seconds; all zero when Count is. Percentiles are exact, linear between
+// Spread is a distribution in seconds; all zero when Count is. Percentiles are exact, linear between
 // neighbours.
-type Latency struct {
+type Spread struct {
 	Count float64 `json:"count"`
 	Mean  float64 `json:"mean"`
 	Std   float64 `json:"std"`
@@ -53,15 +53,15 @@ type Summary struct {
 	// TotalTokensPerSec adds the prompts of successes.
 	TotalTokensPerSec float64 `json:"total_tokens_per_second"`
 	// PeakOutputTokens is the most events with tokens within one second.
-	PeakOutputTokens int     `json:"peak_output_tokens_per_second"`
-	PeakInFlight     int     `json:"peak_in_flight"`   // most requests open at a moment
-	Lateness         Latency `json:"lateness_seconds"` // from due to sent: the client's own, and waiting for readiness
-	TTFT             Latency `json:"ttft_seconds"`
-	TTFTFromSent     Latency `json:"ttft_from_sent_seconds"`
-	TPOT             Latency `json:"tpot_seconds"`
-	ITL              Latency `json:"itl_seconds"` // between events with tokens
-	E2E              Latency `json:"e2e_seconds"`
-	E2EFromSent      Latency `json:"e2e_from_sent_seconds"`
+	PeakOutputTokens int    `json:"peak_output_tokens_per_second"`
+	PeakInFlight     int    `json:"peak_in_flight"`   // most requests open at a moment
+	Lateness         Spread `json:"lateness_seconds"` // from due to sent: the client's own, and waiting for readiness
+	TTFT             Spread `json:"ttft_seconds"`
+	TTFTFromSent     Spread `json:"ttft_from_sent_seconds"`
+	TPOT             Spread `json:"tpot_seconds"`
+	ITL              Spread `json:"itl_seconds"` // between events with tokens
+	E2E              Spread `json:"e2e_seconds"`
+	E2EFromSent      Spread `json:"e2e_from_sent_seconds"`
 }
 
 // Summarize describes the requests that were due in [from, to). A zero from or to stands for the

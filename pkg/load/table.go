@@ -32,7 +32,7 @@ func (s Summary) Table(w io.Writer) error {
 	row(&b, "Total token throughput (tok/s):", "%.2f", s.TotalTokensPerSec)
 	for _, l := range []struct {
 		title, name string
-		Latency
+		Spread
 	}{
 		{"Time to First Token", "TTFT", s.TTFT},
 		{"Time per Output Token (excl. 1st token)", "TPOT", s.TPOT},
