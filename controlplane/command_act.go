@@ -191,7 +191,7 @@ func rolloutCommand(r *remote) *cobra.Command {
 func rolloutStart(r *remote) *cobra.Command {
 	var settings map[string]string
 	var reason string
-	var wait, override bool
+	var wait, override, fix, approved bool
 	cmd := &cobra.Command{
 		Use: "start GROUP", Short: "roll settings out in waves", Args: cobra.ExactArgs(1),
 		Example: "  perfctl rollout start chat --set max_num_seqs=256 --wait",
@@ -200,7 +200,7 @@ func rolloutStart(r *remote) *cobra.Command {
 				return errors.New("nothing to change: give at least one --set knob=value")
 			}
 			var out api.Rollout
-			in := map[string]any{"group": args[0], "settings": settings, "reason": reason, "override_quarantine": override}
+			in := map[string]any{"group": args[0], "settings": settings, "reason": reason, "override_quarantine": override, "fix": fix, "approved": approved}
 			if err := r.client().Post(cmd.Context(), "/rollout/start", uuid.NewString(), in, &out); err != nil {
 				return err
 			}
@@ -214,6 +214,8 @@ func rolloutStart(r *remote) *cobra.Command {
 	cmd.Flags().StringToStringVar(&settings, "set", nil, "knob=value, repeatable; the complete set on top of the operator's command line")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	cmd.Flags().BoolVar(&wait, "wait", false, "follow it until it ends; exit 1 unless it succeeds")
+	cmd.Flags().BoolVar(&fix, "fix", false, "it repairs what burns the error budget: a freeze does not hold it")
+	cmd.Flags().BoolVar(&approved, "approved", false, "what it may cost of the error budget is accepted")
 	cmd.Flags().BoolVar(&override, "override-quarantine", false, "offer a configuration that failed here before")
 	return cmd
 }

@@ -19,7 +19,6 @@ import (
 
 	"github.com/optiinfra/performance-agent/controlplane/api"
 	"github.com/optiinfra/performance-agent/controlplane/cluster"
-	"github.com/optiinfra/performance-agent/controlplane/experiment"
 	"github.com/optiinfra/performance-agent/controlplane/fsm"
 	"github.com/optiinfra/performance-agent/controlplane/optimizer"
 	"github.com/optiinfra/performance-agent/controlplane/rollout"
@@ -100,18 +99,17 @@ func serve(ctx context.Context, c Config) error {
 		logger.Error("metrics are not exported", "error", err)
 	}
 	advice := optimizer.New(optimizer.Config{Span: c.Workflow.Collect}, machine, windows, tables)
-	promises := slo.New(slo.Config{}, machine, slo.Ports{Log: node, Windows: windows, History: past, Analyst: advice, Querier: slo.NewQuerier(past, logger)}, logger)
-	metrics.MustRegister(slo.NewExporter(promises, node.IsLeader))
+	objectives := slo.New(slo.Config{}, machine, slo.Ports{Log: node, Windows: windows, History: past, Analyst: advice, Querier: slo.NewQuerier(past, logger)}, logger)
+	metrics.MustRegister(slo.NewExporter(objectives, node.IsLeader))
 	rollouts := rollout.NewController(rollout.Config{}, machine, rollout.Ports{
-		Log: node, Fleet: hub, Leadership: node, Telemetry: windows, Predictor: advice, Evidence: evidence, Budget: promises,
+		Log: node, Fleet: hub, Leadership: node, Telemetry: windows, Predictor: advice, Evidence: evidence, Budget: objectives,
 	}, logger)
-	tests := experiment.New(experiment.Config{}, machine, experiment.Ports{Log: node, Engines: engines{hub}, Twin: advice, Evidence: evidence}, logger)
-	workflows := workflow.New(c.workflow(), machine, node, advice, promises, logger)
+	workflows := workflow.New(c.workflow(), machine, node, advice, objectives, logger)
 	server := &http.Server{
 		Handler: api.New(
 			api.Config{Version: version.String(), NodeID: node.Self().ID, Started: time.Now()},
 			api.Deps{
-				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, History: past, Advisor: advisor{advice}, Oracle: advisor{advice}, Collector: hub, Tests: experiments{tests},
+				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, History: past, Advisor: advisor{advice}, Oracle: advisor{advice}, Promises: promises{objectives}, Collector: hub,
 				Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), PromQL: promapi.New(past, metadata(past), version.String(), logger), Snapshot: pasts, Logger: logger,
 			},
 		),
@@ -125,12 +123,9 @@ func serve(ctx context.Context, c Config) error {
 	// What only the leader does; each ends, and is waited for, when leadership does.
 	g.Go(func() error { return node.WhileLeader(ctx, rollouts.Run) })
 	g.Go(func() error {
-		return node.WhileLeader(ctx, func(ctx context.Context, _ uint64) error { return tests.Run(ctx) })
-	})
-	g.Go(func() error {
 		return node.WhileLeader(ctx, func(ctx context.Context, _ uint64) error { return workflows.Run(ctx) })
 	})
-	g.Go(func() error { return node.WhileLeader(ctx, promises.Run) })
+	g.Go(func() error { return node.WhileLeader(ctx, objectives.Run) })
 	g.Go(func() error { return node.WhileLeader(ctx, policies{c.Groups, machine, node, logger}.write) })
 	g.Go(func() error { return windows.Run(ctx) })
 	g.Go(func() error { return recorder.Run(ctx) })

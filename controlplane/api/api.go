@@ -85,8 +85,8 @@ type Server struct {
 	history   History
 	advisor   Advisor
 	oracle    Oracle
+	promises  Promises // nil: nothing was promised, and no error budget gates
 	collector Collector
-	tests     Tests
 	logger    *slog.Logger
 	router    *gin.Engine
 	api       huma.API
@@ -101,8 +101,8 @@ type Deps struct {
 	History   History
 	Advisor   Advisor
 	Oracle    Oracle
+	Promises  Promises
 	Collector Collector
-	Tests     Tests
 	// Metrics answers GET /metrics for this node, PromQL what is under /prometheus/api/v1/.
 	Metrics, PromQL http.Handler
 	// Snapshot answers GET /history/snapshot: this node's history, for another node.
@@ -116,7 +116,7 @@ func New(cfg Config, d Deps) *Server {
 	huma.NewError = newProblem
 	s := &Server{
 		cfg: cfg, machine: d.Machine, log: d.Log, cluster: d.Cluster, telemetry: d.Telemetry, history: d.History,
-		advisor: d.Advisor, oracle: d.Oracle, collector: d.Collector, tests: d.Tests, logger: d.Logger.With("component", "api"),
+		advisor: d.Advisor, oracle: d.Oracle, promises: d.Promises, collector: d.Collector, logger: d.Logger.With("component", "api"),
 		router: gin.New(),
 	}
 	_ = s.router.SetTrustedProxies(nil) // nil never fails
@@ -147,8 +147,8 @@ func New(cfg Config, d Deps) *Server {
 	s.metricsRoutes()
 	s.optimizeRoutes()
 	s.whatIfRoutes()
-	s.testRoutes()
 	s.rolloutRoutes()
+	s.sloRoutes()
 	s.workflowRoutes()
 	s.eventRoutes()
 	return s

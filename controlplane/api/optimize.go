@@ -120,12 +120,16 @@ func (s *Server) approveRecommendation(ctx context.Context, in *reasonInput) (*b
 	if r.GetStatus() != "open" {
 		return nil, newProblem(http.StatusConflict, "the recommendation is "+r.GetStatus()+"; only an open one can be approved")
 	}
+	cmd := &commandv1.CreateRollout{
+		Group: r.GetGroup(), Body: bodyOf(s, r.GetGroup(), r.GetSettings()), Reason: r.GetTitle(), RecommendationId: r.GetId(), ApprovedBy: approver(true),
+	}
+	if err := s.allowed(cmd); err != nil {
+		return nil, err // before it is marked as approved
+	}
 	if err := s.decide(ctx, in, "approved"); err != nil {
 		return nil, err
 	}
-	return s.startRollout(ctx, in.IdempotencyKey, &commandv1.CreateRollout{
-		Group: r.GetGroup(), Body: bodyOf(s, r.GetGroup(), r.GetSettings()), Reason: r.GetTitle(), RecommendationId: r.GetId(),
-	})
+	return s.startRollout(ctx, in.IdempotencyKey, cmd)
 }
 
 func (s *Server) rejectRecommendation(ctx context.Context, in *reasonInput) (*body[Recommendation], error) {

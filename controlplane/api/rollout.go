@@ -20,6 +20,8 @@ type startRolloutInput struct {
 		Settings           map[string]string `json:"settings" doc:"the complete set of knobs on top of the operator's command line"`
 		Reason             string            `json:"reason,omitempty" maxLength:"500"`
 		OverrideQuarantine bool              `json:"override_quarantine,omitempty"`
+		Fix                bool              `json:"fix,omitempty" doc:"it repairs what burns the error budget: a freeze does not hold it"`
+		Approved           bool              `json:"approved,omitempty" doc:"what it may cost of the error budget is accepted"`
 		RollsForwardFrom   string            `json:"rolls_forward_from,omitempty" doc:"id of an incomplete rollback that this rollout repairs"`
 	}
 }
@@ -43,7 +45,7 @@ func (s *Server) rolloutRoutes() {
 			b := in.Body
 			return s.startRollout(ctx, in.IdempotencyKey, &commandv1.CreateRollout{
 				Group: b.Group, Body: bodyOf(s, b.Group, b.Settings), Reason: b.Reason,
-				OverrideQuarantine: b.OverrideQuarantine, RollsForwardFrom: b.RollsForwardFrom,
+				OverrideQuarantine: b.OverrideQuarantine, RollsForwardFrom: b.RollsForwardFrom, Fix: b.Fix, ApprovedBy: approver(b.Approved),
 			})
 		})
 	s.rolloutStep("rollback", "Abort a rollout and take it back", func(reason string) *commandv1.StepRollout {
@@ -88,12 +90,23 @@ func bodyOf(s *Server, group string, settings map[string]string) *agentv1.Body {
 	return &agentv1.Body{Engine: g.GetEngine(), Settings: settings}
 }
 
+// approver is who accepts the cost of a rollout: the one who asks for it.
+func approver(approved bool) string {
+	if approved {
+		return "operator"
+	}
+	return ""
+}
+
 // startRollout creates a rollout; the rollout loop validates, queues and starts it.
 func (s *Server) startRollout(ctx context.Context, key string, cmd *commandv1.CreateRollout) (*body[Rollout], error) {
 	if s.machine.Group(cmd.GetGroup()) == nil {
 		return nil, notFound("group", cmd.GetGroup())
 	}
 	cmd.Id, cmd.Seed = rolloutID(key), rolloutSeed(key)
+	if err := s.allowed(cmd); err != nil {
+		return nil, err
+	}
 	res, err := s.propose(ctx, commandv1.CommandType_COMMAND_TYPE_CREATE_ROLLOUT, cmd, key)
 	if err != nil {
 		return nil, err

@@ -103,6 +103,10 @@ type Rollout struct {
 	RollsForwardFrom string            `json:"rolls_forward_from,omitempty"`
 	Notes            []Note            `json:"notes"`
 	ModifyIndex      uint64            `json:"modify_index"`
+	Fix              bool              `json:"fix,omitempty"`
+	ApprovedBy       string            `json:"approved_by,omitempty"`
+	Budget           string            `json:"error_budget,omitempty" doc:"why it began with care: what was left of the error budget"`
+	BudgetSpent      []BudgetSpend     `json:"error_budget_spent,omitempty" doc:"what it has cost"`
 }
 
 // Wave of a rollout.
@@ -296,6 +300,7 @@ func (s *Server) rolloutView(r *commandv1.Rollout) Rollout {
 		Reason: r.GetReason(), CreatedBy: r.GetCreatedBy(), Created: at(r.GetCreatedMs()), Ended: atOrNil(r.GetEndedMs()), EndReason: r.GetEndReason(),
 		Restart: r.GetRestart(), Lossy: r.GetLossy(), RecommendationID: r.GetRecommendationId(), WorkflowID: r.GetWorkflowId(),
 		RollsForwardFrom: r.GetRollsForwardFrom(), Notes: notesView(r.GetNotes()), ModifyIndex: r.GetModifyIndex(),
+		Fix: r.GetFix(), ApprovedBy: r.GetApprovedBy(), Budget: budgetWords(r), BudgetSpent: s.spendViews(r),
 	}
 	if r.GetPreviousState() != commandv1.RolloutState_ROLLOUT_STATE_UNSPECIFIED {
 		v.PreviousState = enumWord(r.GetPreviousState(), "ROLLOUT_STATE_")
