@@ -36,7 +36,7 @@ func root() *cobra.Command {
 	cmd.AddCommand(
 		serveCommand(), demoCommand(),
 		statusCommand(r), getCommand(r), describeCommand(r), topCommand(r), historyCommand(r), optimizeCommand(r), approveCommand(r),
-		workflowCommand(r), rolloutCommand(r), sloCommand(r), eventsCommand(r),
+		workflowCommand(r), testCommand(r), rolloutCommand(r), sloCommand(r), eventsCommand(r),
 		&cobra.Command{
 			Use: "version", Short: "print the version", Args: cobra.NoArgs,
 			Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.String()) },

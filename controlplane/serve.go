@@ -19,6 +19,7 @@ import (
 
 	"github.com/optiinfra/performance-agent/controlplane/api"
 	"github.com/optiinfra/performance-agent/controlplane/cluster"
+	"github.com/optiinfra/performance-agent/controlplane/experiment"
 	"github.com/optiinfra/performance-agent/controlplane/fsm"
 	"github.com/optiinfra/performance-agent/controlplane/optimizer"
 	"github.com/optiinfra/performance-agent/controlplane/rollout"
@@ -104,12 +105,13 @@ func serve(ctx context.Context, c Config) error {
 	rollouts := rollout.NewController(rollout.Config{}, machine, rollout.Ports{
 		Log: node, Fleet: hub, Leadership: node, Telemetry: windows, Predictor: advice, Evidence: evidence, Budget: objectives,
 	}, logger)
+	tests := experiment.New(experiment.Config{}, machine, experiment.Ports{Log: node, Engines: engines{hub}, Twin: advice, Evidence: evidence}, logger)
 	workflows := workflow.New(c.workflow(), machine, node, advice, objectives, logger)
 	server := &http.Server{
 		Handler: api.New(
 			api.Config{Version: version.String(), NodeID: node.Self().ID, Started: time.Now()},
 			api.Deps{
-				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, History: past, Advisor: advisor{advice}, Oracle: advisor{advice}, Promises: promises{objectives}, Collector: hub,
+				Machine: machine, Log: node, Cluster: view{node}, Telemetry: windows, History: past, Advisor: advisor{advice}, Oracle: advisor{advice}, Promises: promises{objectives}, Collector: hub, Tests: experiments{tests},
 				Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), PromQL: promapi.New(past, metadata(past), version.String(), logger), Snapshot: pasts, Logger: logger,
 			},
 		),
@@ -122,6 +124,9 @@ func serve(ctx context.Context, c Config) error {
 	g.Go(func() error { return serveHTTP(ctx, server, rest) })
 	// What only the leader does; each ends, and is waited for, when leadership does.
 	g.Go(func() error { return node.WhileLeader(ctx, rollouts.Run) })
+	g.Go(func() error {
+		return node.WhileLeader(ctx, func(ctx context.Context, _ uint64) error { return tests.Run(ctx) })
+	})
 	g.Go(func() error {
 		return node.WhileLeader(ctx, func(ctx context.Context, _ uint64) error { return workflows.Run(ctx) })
 	})

@@ -87,6 +87,7 @@ type Server struct {
 	oracle    Oracle
 	promises  Promises // nil: nothing was promised, and no error budget gates
 	collector Collector
+	tests     Tests
 	logger    *slog.Logger
 	router    *gin.Engine
 	api       huma.API
@@ -103,6 +104,7 @@ type Deps struct {
 	Oracle    Oracle
 	Promises  Promises
 	Collector Collector
+	Tests     Tests
 	// Metrics answers GET /metrics for this node, PromQL what is under /prometheus/api/v1/.
 	Metrics, PromQL http.Handler
 	// Snapshot answers GET /history/snapshot: this node's history, for another node.
@@ -116,7 +118,7 @@ func New(cfg Config, d Deps) *Server {
 	huma.NewError = newProblem
 	s := &Server{
 		cfg: cfg, machine: d.Machine, log: d.Log, cluster: d.Cluster, telemetry: d.Telemetry, history: d.History,
-		advisor: d.Advisor, oracle: d.Oracle, promises: d.Promises, collector: d.Collector, logger: d.Logger.With("component", "api"),
+		advisor: d.Advisor, oracle: d.Oracle, promises: d.Promises, collector: d.Collector, tests: d.Tests, logger: d.Logger.With("component", "api"),
 		router: gin.New(),
 	}
 	_ = s.router.SetTrustedProxies(nil) // nil never fails
@@ -147,6 +149,7 @@ func New(cfg Config, d Deps) *Server {
 	s.metricsRoutes()
 	s.optimizeRoutes()
 	s.whatIfRoutes()
+	s.testRoutes()
 	s.rolloutRoutes()
 	s.sloRoutes()
 	s.workflowRoutes()
