@@ -66,6 +66,11 @@ func Whole(s Scenario, p Plan, factor float64, deadline int, seed uint64) (Ended
 	return end, nil
 }
 
+// RunWhole simulates whole rollouts on all processors. Equal seeds give equal answers.
+func RunWhole(s Scenario, p Plan, factor float64, deadline, runs int, seed uint64) ([]Ended, error) {
+	return each(runs, seed, func(seed uint64) (Ended, error) { return Whole(s, p, factor, deadline, seed) })
+}
+
 // wave is one wave of a simulated rollout.
 type wave struct {
 	fleet *Fleet
@@ -78,21 +83,24 @@ func (w *wave) window() (canary.Window, error) {
 	return arms, err
 }
 
-// second lets a tick pass and also returns what each replica's times to first token were.
-func (w *wave) second() (canary.Window, []*stats.Sketch, error) {
+// replica is what one replica served, by latency.
+type replica [2]*stats.Sketch
+
+// second lets a tick pass and also returns what each replica served.
+func (w *wave) second() (canary.Window, []replica, error) {
 	arms := [2]canary.Arm{}
 	for i := range arms {
 		arms[i] = canary.Arm{Latencies: []*stats.Sketch{stats.NewSketch(), stats.NewSketch()}, Events: []float64{0, 0}}
 	}
-	replicas := make([]*stats.Sketch, w.fleet.Canaries+w.fleet.Controls)
+	replicas := make([]replica, w.fleet.Canaries+w.fleet.Controls)
 	for i := range replicas {
-		replicas[i] = stats.NewSketch()
+		replicas[i] = replica{stats.NewSketch(), stats.NewSketch()}
 	}
 	var errs []error
 	for range tick {
-		w.fleet.Second(func(replica int, ttft float64) {
+		w.fleet.Second(func(number int, ttft float64) {
 			arm := &arms[0]
-			if replica >= w.fleet.Canaries {
+			if number >= w.fleet.Canaries {
 				arm = &arms[1]
 			}
 			arm.Requests++
@@ -100,7 +108,9 @@ func (w *wave) second() (canary.Window, []*stats.Sketch, error) {
 				arm.Events[0]++
 				return
 			}
-			errs = append(errs, arm.Latencies[0].Add(ttft), arm.Latencies[1].Add(w.fleet.TPOT(replica)), replicas[replica].Add(ttft))
+			for i, v := range []float64{ttft, w.fleet.TPOT(number)} {
+				errs = append(errs, arm.Latencies[i].Add(v), replicas[number][i].Add(v))
+			}
 			if ttft > timeout {
 				arm.Events[1]++
 			}
@@ -115,20 +125,23 @@ const timeout = 10 // seconds to the first token that a client waits
 // prepare watches the ten minutes before the change, sets thresholds and margins, and makes the judge.
 func (w *wave) prepare() error {
 	windows := make([]canary.Window, 0, FullBefore)
-	var spans [][]*stats.Sketch
+	var spans [2][][]*stats.Sketch // by latency
 	for n := range FullBefore {
 		arms, replicas, err := w.second()
 		if err != nil {
 			return err
 		}
 		windows = append(windows, arms)
-		if n%placeboTicks == 0 {
-			spans = append(spans, replicas)
-			continue
-		}
-		for i, s := range spans[len(spans)-1] {
-			if err := s.Merge(replicas[i]); err != nil {
-				return err
+		for i := range spans {
+			if n%placeboTicks == 0 {
+				spans[i] = append(spans[i], make([]*stats.Sketch, len(replicas)))
+			}
+			for k, s := range spans[i][len(spans[i])-1] {
+				if s == nil {
+					spans[i][len(spans[i])-1][k] = replicas[k][i]
+				} else if err := s.Merge(replicas[k][i]); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -145,7 +158,7 @@ func (w *wave) prepare() error {
 	return nil
 }
 
-func (w *wave) config(windows []canary.Window, spans [][]*stats.Sketch) (canary.Config, error) {
+func (w *wave) config(windows []canary.Window, spans [2][][]*stats.Sketch) (canary.Config, error) {
 	latencies := []canary.Latency{{Name: "TTFT"}, {Name: "TPOT"}}
 	for i := range latencies {
 		all := stats.NewSketch()
@@ -157,15 +170,14 @@ func (w *wave) config(windows []canary.Window, spans [][]*stats.Sketch) (canary.
 			}
 		}
 		latencies[i].Threshold = all.Quantile(.95)
+		margins, err := canary.Placebo(spans[i], latencies[i].Threshold, canary.Margins{Quantile: 1.25, Events: 2})
+		if err != nil {
+			return canary.Config{}, err
+		}
+		latencies[i].Margins = margins
 	}
 	events := []canary.Event{{Name: "errors", Allowed: .01}, {Name: "timeouts", Allowed: .01}}
 	cfg := canary.DefaultConfig(latencies, events, w.fleet.Canaries)
 	cfg.BlockWindows = 1
-	margins, err := canary.Placebo(spans, latencies[0].Threshold, cfg.Margins)
-	if err != nil {
-		return cfg, err
-	}
-	// What drifts, drifts alike for both latencies here.
-	cfg.Margins = margins
 	return cfg, nil
 }

@@ -17,15 +17,15 @@ type Cell struct {
 	times    [rows][]int // of alarms, sorted
 }
 
-// Run simulates rollouts on all processors. Equal seeds give equal cells.
-func Run(s Scenario, o Options, runs int, seed uint64) (Cell, error) {
-	results, errs := make([]Rollout, runs), make([]error, runs)
+// each calls one for seeds from seed up, on all processors, and keeps the results in order.
+func each[T any](runs int, seed uint64, one func(seed uint64) (T, error)) ([]T, error) {
+	results, errs := make([]T, runs), make([]error, runs)
 	next := make(chan int)
 	var group sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() {
 			for i := range next {
-				results[i], errs[i] = Watch(s, o, seed+uint64(i))
+				results[i], errs[i] = one(seed + uint64(i))
 			}
 		})
 	}
@@ -34,6 +34,12 @@ func Run(s Scenario, o Options, runs int, seed uint64) (Cell, error) {
 	}
 	close(next)
 	group.Wait()
+	return results, errors.Join(errs...)
+}
+
+// Run simulates rollouts of one canary wave on all processors. Equal seeds give equal cells.
+func Run(s Scenario, o Options, runs int, seed uint64) (Cell, error) {
+	results, err := each(runs, seed, func(seed uint64) (Rollout, error) { return Watch(s, o, seed) })
 	c := Cell{Scenario: s.Name, Factor: o.Factor, Runs: runs}
 	for _, r := range results {
 		if r.Unequal {
@@ -48,7 +54,7 @@ func Run(s Scenario, o Options, runs int, seed uint64) (Cell, error) {
 	for _, t := range c.times {
 		slices.Sort(t)
 	}
-	return c, errors.Join(errs...)
+	return c, err
 }
 
 // Alarms of a row.
