@@ -23,7 +23,7 @@ import (
 
 func testCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{Use: "test", Short: "load tests and comparisons of settings, on engines that serve no users"}
-	cmd.AddCommand(testRun(r, false), testRun(r, true), testList(r), testShow(r), testExport(r), testCancel(r))
+	cmd.AddCommand(testRun(r, false), testRun(r, true), testList(r), testShow(r), testCompare(r), testExport(r), testCancel(r))
 	return cmd
 }
 
@@ -242,6 +242,49 @@ func prefixed(verdict string) string {
 		return ""
 	}
 	return verdict + ": "
+}
+
+// testCompare puts the figures of two tests side by side, by the means over their runs. It claims
+// nothing: a validation does.
+func testCompare(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use: "compare ID ID", Short: "figures of two tests side by side; whether they differ for certain is for validate to say", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return r.show(cmd.Context(), cmd.OutOrStdout(), func(ctx context.Context) (any, error) {
+				two := make([]load.Document, len(args))
+				for k, id := range args {
+					if err := r.client().Get(ctx, "/test/results/"+id, &two[k]); err != nil {
+						return nil, err
+					}
+				}
+				return two, nil
+			}, func(w io.Writer, v any) {
+				two := v.([]load.Document)
+				fmt.Fprintf(w, "FIGURE\t%s\t%s\tRATIO\n", two[0].ID, two[1].ID)
+				for _, name := range figureNames {
+					a, b := meanFigure(two[0], name), meanFigure(two[1], name)
+					ratio := "-"
+					if a > 0 {
+						ratio = fmt.Sprintf("%.3f", b/a)
+					}
+					fmt.Fprintf(w, "%s\t%.4g\t%.4g\t%s\n", name, a, b, ratio)
+				}
+			})
+		},
+	}
+}
+
+var figureNames = []string{"asked", "requests", "failed", "good_share", "goodput", "tokens_per_second", "ttft_p95", "tpot_p95", "e2e_p95"}
+
+// meanFigure over the runs of a test that sent load; 0 without any.
+func meanFigure(d load.Document, name string) float64 {
+	var sum, n float64
+	for _, f := range d.Runs {
+		if !f.Quality {
+			sum, n = sum+f.Figures[name], n+1
+		}
+	}
+	return sum / max(n, 1)
 }
 
 func testExport(r *remote) *cobra.Command {
