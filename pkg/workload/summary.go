@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"container/list"
 	"math"
 	"slices"
 	"time"
@@ -88,4 +89,36 @@ func threeQuantiles(v []float64) (q [3]float64) {
 		q[i] = v[min(int(p*float64(len(v))), len(v)-1)]
 	}
 	return q
+}
+
+// ReuseRate is the share of prompt tokens that a prefix cache of so many tokens would have found, were all
+// requests computed one after the other: full blocks of prefix in least-recently-used order, answers not kept.
+// 0 tokens stand for a cache without limit.
+func ReuseRate(trace []Request, capacityTokens int) float64 {
+	order := list.New() // of keys, the newest at the back
+	places := map[uint64]*list.Element{}
+	var hit, total float64
+	for _, r := range trace {
+		total += float64(r.PromptTokens)
+		keys, block := prefixOf(r)
+		found := true
+		for i, k := range keys {
+			place := places[k]
+			if found = found && place != nil && (i+1)*block <= r.PromptTokens; found {
+				hit += float64(block)
+			}
+			if place != nil {
+				order.MoveToBack(place)
+			} else {
+				places[k] = order.PushBack(k)
+			}
+		}
+		for capacityTokens > 0 && block > 0 && order.Len() > max(capacityTokens/block, 1) {
+			delete(places, order.Remove(order.Front()).(uint64))
+		}
+	}
+	if total == 0 {
+		return 0
+	}
+	return hit / total
 }
