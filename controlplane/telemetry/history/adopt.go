@@ -4,7 +4,7 @@ import (
 	"context"
 	"io"
 
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
 	"github.com/optiinfra/performance-agent/pkg/fleet/series"
@@ -46,7 +46,7 @@ type adoption struct {
 // series that gain an earlier part grow by the last total of that part, so that they never fall.
 func (h *Head) adopt(other *Head) (adopted int) {
 	for _, theirs := range other.matching(nil) {
-		name, key := theirs.labels.Get(labels.MetricName), string(theirs.labels.Bytes(nil))
+		name, key := theirs.labels.Get(model.MetricNameLabel), string(theirs.labels.Bytes(nil))
 		h.mu.Lock()
 		ours := h.names[name].get(key)
 		if ours == nil && h.stats.Series < h.cfg.Series {

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 )
 
 // snapshotOf a head, as another node reads it.
@@ -56,12 +56,12 @@ func TestAdopt(t *testing.T) {
 		}
 	}
 	for _, name := range []string{finished, ttft} {
-		got := points(t, now.Head, noon, noon.Add(time.Hour), equal(labels.MetricName, name), equal("engine", "e"))
+		got := points(t, now.Head, noon, noon.Add(time.Hour), equal(model.MetricNameLabel, name), equal("engine", "e"))
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	if got := points(t, now.Head, noon, noon.Add(time.Hour), equal(labels.MetricName, finished), equal("engine", "gone")); len(got) != 6 || got[4].V != 100 {
+	if got := points(t, now.Head, noon, noon.Add(time.Hour), equal(model.MetricNameLabel, finished), equal("engine", "gone")); len(got) != 6 || got[4].V != 100 {
 		t.Errorf("an engine that only the former leader knew: %v", got)
 	}
 	before := now.Stats()

@@ -4,8 +4,8 @@ import (
 	"math"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
-	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/optiinfra/performance-agent/pkg/fleet/series"
 )
@@ -39,7 +39,7 @@ func (e *Exporter) Collect(ch chan<- prometheus.Metric) {
 	}
 	descs := map[string]desc{}
 	for _, s := range e.head.matching(nil) {
-		name := s.labels.Get(labels.MetricName)
+		name := s.labels.Get(model.MetricNameLabel)
 		last, live := s.newest()
 		info, ours := series.Named(name, s.kind)
 		if !live || !ours {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -140,7 +141,7 @@ func (h *Head) count(grown int, err error) error {
 
 // series with these labels, begun when there is none.
 func (h *Head) series(l labels.Labels, kind series.Kind) (*memSeries, error) {
-	name, key := l.Get(labels.MetricName), string(l.Bytes(nil))
+	name, key := l.Get(model.MetricNameLabel), string(l.Bytes(nil))
 	h.mu.RLock()
 	s := h.names[name].get(key)
 	h.mu.RUnlock()
@@ -234,7 +235,7 @@ func (h *Head) LastHistogram(l labels.Labels) (t time.Time, state *histogram.Flo
 
 func (h *Head) last(l labels.Labels) sample {
 	h.mu.RLock()
-	s := h.names[l.Get(labels.MetricName)].get(string(l.Bytes(nil)))
+	s := h.names[l.Get(model.MetricNameLabel)].get(string(l.Bytes(nil)))
 	h.mu.RUnlock()
 	if s == nil {
 		return sample{}
@@ -295,7 +296,7 @@ func (h *Head) expire(rawMin, downMin int64) {
 
 // remove an empty series from the index. The caller holds mu.
 func (h *Head) remove(s *memSeries) {
-	name := s.labels.Get(labels.MetricName)
+	name := s.labels.Get(model.MetricNameLabel)
 	f := h.names[name]
 	delete(f.byLabels, string(s.labels.Bytes(nil)))
 	if len(f.byLabels) == 0 {
@@ -330,7 +331,7 @@ func (h *Head) matching(matchers []*labels.Matcher) []*memSeries {
 }
 
 func byName(m *labels.Matcher) bool {
-	return m.Name == labels.MetricName && m.Type == labels.MatchEqual && m.Value != ""
+	return m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual && m.Value != ""
 }
 
 func matches(l labels.Labels, matchers []*labels.Matcher) bool {

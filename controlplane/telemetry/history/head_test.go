@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func named(name string, pairs ...string) labels.Labels {
-	return labels.FromStrings(append([]string{labels.MetricName, name}, pairs...)...)
+	return labels.FromStrings(append([]string{model.MetricNameLabel, name}, pairs...)...)
 }
 
 func equal(name, v string) *labels.Matcher { return labels.MustNewMatcher(labels.MatchEqual, name, v) }
@@ -114,7 +115,7 @@ func TestWhatWasAppendedIsRead(t *testing.T) {
 			want := slices.DeleteFunc(slices.Clone(all), func(p point) bool {
 				return p.T < span[0].UnixMilli() || p.T > span[1].UnixMilli()
 			})
-			if diff := cmp.Diff(want, points(t, h, span[0], span[1], equal(labels.MetricName, name)), equateEmpty); diff != "" {
+			if diff := cmp.Diff(want, points(t, h, span[0], span[1], equal(model.MetricNameLabel, name)), equateEmpty); diff != "" {
 				t.Errorf("%s in %v (-appended +read):\n%s", name, span, diff)
 			}
 		}
@@ -171,11 +172,11 @@ func TestEnd(t *testing.T) {
 	}
 	_ = h.Append(named("g", "engine", "a"), series.Gauge, noon.Add(time.Minute), 2)
 	want := []point{{noon.UnixMilli(), 1}, {end.UnixMilli(), -1}, {noon.Add(time.Minute).UnixMilli(), 2}}
-	if diff := cmp.Diff(want, points(t, h, noon, noon.Add(time.Hour), equal(labels.MetricName, "g"), equal("engine", "a"))); diff != "" {
+	if diff := cmp.Diff(want, points(t, h, noon, noon.Add(time.Hour), equal(model.MetricNameLabel, "g"), equal("engine", "a"))); diff != "" {
 		t.Error(diff)
 	}
 	want = []point{{noon.UnixMilli(), 1}, {end.UnixMilli(), -1}}
-	if diff := cmp.Diff(want, points(t, h, noon, noon.Add(time.Hour), equal(labels.MetricName, "h"), equal("engine", "a"))); diff != "" {
+	if diff := cmp.Diff(want, points(t, h, noon, noon.Add(time.Hour), equal(model.MetricNameLabel, "h"), equal("engine", "a"))); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -196,7 +197,7 @@ func TestDownsampling(t *testing.T) {
 	end := noon.Add(12 * time.Hour)
 	h.Truncate(end)
 	for _, name := range []string{"c", "g", "h"} {
-		got := points(t, h, noon, end, equal(labels.MetricName, name))
+		got := points(t, h, noon, end, equal(model.MetricNameLabel, name))
 		var raw, down int
 		for i, p := range got {
 			if i > 0 && p.T-got[i-1].T == step.Milliseconds() {
@@ -268,7 +269,7 @@ func TestSnapshot(t *testing.T) {
 		_ = h.Append(named("g", "engine", "a"), series.Gauge, at, math.Sin(float64(i)))
 		_ = h.AppendHistogram(named("h", "engine", "a"), at, total)
 	}
-	h.End(at.Add(time.Second), equal(labels.MetricName, "g"))
+	h.End(at.Add(time.Second), equal(model.MetricNameLabel, "g"))
 	h.Truncate(at)
 	file := filepath.Join(t.TempDir(), "history.snap")
 	if err := h.Save(file); err != nil {
@@ -291,7 +292,7 @@ func TestSnapshot(t *testing.T) {
 	h.Truncate(at)
 	again.Truncate(at)
 	for _, name := range []string{"c", "g", "h"} {
-		want, got := points(t, h, noon, at, equal(labels.MetricName, name)), points(t, again, noon, at, equal(labels.MetricName, name))
+		want, got := points(t, h, noon, at, equal(model.MetricNameLabel, name)), points(t, again, noon, at, equal(model.MetricNameLabel, name))
 		if diff := cmp.Diff(want, got); diff != "" || len(got) < 400 {
 			t.Errorf("%s, %d points (-never stopped +restored):\n%s", name, len(got), diff)
 		}
@@ -396,7 +397,7 @@ func TestLabels(t *testing.T) {
 	}{
 		{"all", noon, noon.Add(time.Hour), nil, []string{"__name__", "engine", "group"}, []string{"e1", "e2"}},
 		{"one span", noon.Add(time.Minute), noon.Add(time.Hour), nil, []string{"__name__", "engine"}, []string{"e2"}},
-		{"one name", noon, noon.Add(time.Hour), []*labels.Matcher{equal(labels.MetricName, "a")}, []string{"__name__", "engine", "group"}, []string{"e1"}},
+		{"one name", noon, noon.Add(time.Hour), []*labels.Matcher{equal(model.MetricNameLabel, "a")}, []string{"__name__", "engine", "group"}, []string{"e1"}},
 		{"no such", noon, noon.Add(time.Hour), []*labels.Matcher{equal("engine", "e3")}, []string{}, []string{}},
 	} {
 		names, engines := ask(c.from, c.to, c.matchers...)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -40,7 +41,7 @@ func (h *Head) Steps(engines, metrics []string, from, to time.Time, step time.Du
 	}
 	r.covered = make([]map[string]int64, len(r.steps))
 	for _, info := range h.wanted(metrics) {
-		for _, s := range h.matching([]*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, info.Name)}) {
+		for _, s := range h.matching([]*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, info.Name)}) {
 			engine := s.labels.Get(series.LabelEngine)
 			if !slices.Contains(engines, engine) || s.kind != info.Kind {
 				continue

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -227,7 +228,7 @@ func (r *Recorder) appendHistogram(l labels.Labels, increase *histogram.FloatHis
 
 func seriesLabels(s series.Info, engine string, who Identity, source string) labels.Labels {
 	b := labels.NewScratchBuilder(5)
-	b.Add(labels.MetricName, s.Name)
+	b.Add(model.MetricNameLabel, s.Name)
 	b.Add(series.LabelEngine, engine)
 	if s.OTel != "" && who.Model != "" {
 		b.Add(series.LabelModel, who.Model)

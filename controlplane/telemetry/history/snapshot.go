@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
@@ -117,7 +118,7 @@ func (h *Head) read(r io.Reader) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range all {
-		h.add(s.labels.Get(labels.MetricName), string(s.labels.Bytes(nil)), s)
+		h.add(s.labels.Get(model.MetricNameLabel), string(s.labels.Bytes(nil)), s)
 	}
 	return nil
 }
@@ -209,7 +210,7 @@ func decode(body []byte) (s *memSeries, err error) {
 	if s.block.n < 0 || s.block.n > 0 && s.last.t == 0 {
 		d.fail("five minutes without samples")
 	}
-	if s.labels.Get(labels.MetricName) == "" || len(d.b) > 0 {
+	if s.labels.Get(model.MetricNameLabel) == "" || len(d.b) > 0 {
 		d.fail("a series without a name, or bytes left over")
 	}
 	return s, d.err
