@@ -3,6 +3,7 @@ package slo
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ type second func(id string, at time.Time) *fleet.Window
 // bench is a service over a real state machine, with replicas whose windows are made up.
 type bench struct {
 	*testing.T
+	mu       sync.Mutex // guards world's log: causes are searched for beside the counting
 	world    *fsmtest.World
 	service  *Service
 	now      time.Time
@@ -61,6 +63,8 @@ func (b *bench) put(objectives ...*commandv1.Objective) {
 
 // Propose implements Log.
 func (b *bench) Propose(_ context.Context, typ commandv1.CommandType, payload proto.Message, id, actor string) (fsm.Result, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.world.NowMs = b.now.UnixMilli()
 	return b.world.DoAs(typ, payload, id, actor), nil
 }
@@ -118,6 +122,7 @@ func (b *bench) during(d time.Duration, make second) {
 	for end := b.now.Add(d); b.now.Before(end); {
 		b.now = b.now.Add(2 * time.Second)
 		b.service.turn(b.Context())
+		b.service.causes.Wait()
 	}
 }
 

@@ -46,6 +46,7 @@ type Service struct {
 	state  *fsm.Machine
 	ports  Ports
 	logger *slog.Logger
+	causes sync.WaitGroup // searches under way
 
 	mu        sync.Mutex // guards what follows
 	trackers  map[string]*tracker
@@ -64,6 +65,7 @@ func New(cfg Config, state *fsm.Machine, p Ports, logger *slog.Logger) *Service 
 // returns nil.
 func (s *Service) Run(ctx context.Context, _ uint64) error {
 	defer s.forget()
+	defer s.causes.Wait()
 	arrived := time.NewTimer(s.cfg.Arrive)
 	defer arrived.Stop()
 	select {

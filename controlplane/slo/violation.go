@@ -189,28 +189,36 @@ func (s *Service) rolloutAt(o *commandv1.Objective, ms int64) string {
 	return ""
 }
 
-// causeTimeout bounds the search for a cause.
-const causeTimeout = 5 * time.Second
+// causeTimeout bounds the search for a cause. It predicts what remedies would bring, which takes seconds.
+const causeTimeout = time.Minute
 
-// report a change of a violation, and guess the cause of one that begins.
+// report a change of a violation, and have the cause of one that begins guessed meanwhile.
 func (s *Service) report(ctx context.Context, c change) {
 	if !s.putViolation(ctx, c.violation) || !c.begins {
 		return
 	}
 	s.logger.Warn("objective is violated", "objective", c.violation.GetObjective(), "violation", c.violation.GetId(), "summary", c.violation.GetSummary(), "rollout", c.violation.GetRolloutId())
-	if s.ports.Analyst == nil {
-		return
+	if s.ports.Analyst != nil {
+		s.causes.Go(func() { s.explain(ctx, c) })
 	}
+}
+
+// explain a violation by what limits the first of its groups of which that is known.
+func (s *Service) explain(ctx context.Context, c change) {
 	ctx, cancel := context.WithTimeout(ctx, causeTimeout)
 	defer cancel()
 	for _, group := range s.groups(c.scope) {
 		findings, err := s.ports.Analyst.Findings(ctx, group)
 		if err != nil || len(findings) == 0 {
-			continue // a guess that cannot be had
+			s.logger.Info("no cause was found", "violation", c.violation.GetId(), "group", group, "error", err)
+			continue
 		}
-		v := proto.CloneOf(c.violation)
-		v.CauseClass, v.Cause = findings[0].GetClass(), findings[0].GetSummary()
-		s.putViolation(ctx, v)
+		for _, v := range s.state.Violations(c.violation.GetObjective()) { // as it is by now
+			if v.GetId() == c.violation.GetId() && v.GetEndMs() == 0 {
+				v.CauseClass, v.Cause = findings[0].GetClass(), findings[0].GetSummary()
+				s.putViolation(ctx, v)
+			}
+		}
 		return
 	}
 }
