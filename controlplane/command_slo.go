@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -225,7 +224,7 @@ func sloPolicy(r *remote) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var out api.BudgetPolicy
 			path := "/slo/policy/" + args[0]
-			err := errors.New("unreached")
+			var err error
 			if p == (api.BudgetPolicy{}) {
 				err = r.client().Get(cmd.Context(), path, &out)
 			} else {
