@@ -21,7 +21,7 @@ import (
 // bar measures one thing and prints its lines to out.
 type bar func(ctx context.Context, bin string, out io.Writer) error
 
-var bars = map[string]bar{"A1": sidecarBar, "A2": costBar, "A3": observerBar, "A4": mergedBar, "M1": demoBar, "M1r": realBar, "P2": ingestBar, "T11": diagnosisBar, "T6": transferBar, "T6.starts": startsBar, "T6cold": coldBar, "T5": speedBar, "R9": falseRollbackBar, "T9": canaryBar}
+var bars = map[string]bar{"A1": sidecarBar, "A2": costBar, "A3": observerBar, "A4": mergedBar, "M1": demoBar, "M1r": realBar, "P2": ingestBar, "T11": diagnosisBar, "T6": transferBar, "T6.starts": startsBar, "T6cold": coldBar, "T5": speedBar, "R9": falseRollbackBar, "T9": canaryBar, "T10": controlVariateBar}
 
 func main() {
 	id := flag.String("id", "", "bar to print")
