@@ -36,19 +36,26 @@ func Mean(series []float64, confidence float64) (Interval, error) {
 	if len(x) < leastSeries {
 		return Interval{}, fmt.Errorf("%w: %d values, need %d", ErrInput, len(x), leastSeries)
 	}
-	variance, terms := meanVariance(x)
+	variance, terms := meanVariance(x, usualTerms)
 	return student(stat.Mean(x, nil), variance, float64(terms), confidence), nil
 }
 
+// How many cosines estimate a long-run variance, times n^(2/3). Fewer see slower dependence and give wider
+// intervals: requests behind one long prompt in a queue are late together.
+const (
+	usualTerms = .4
+	queueTerms = .2
+)
+
 // meanVariance is the variance of the mean of a series, and the degrees of freedom of that estimate.
-func meanVariance(x []float64) (variance float64, terms int) {
+func meanVariance(x []float64, density float64) (variance float64, terms int) {
 	n := float64(len(x))
 	mean := stat.Mean(x, nil)
 	centred := make([]float64, len(x))
 	for i, v := range x {
 		centred[i] = v - mean
 	}
-	terms = max(3, int(.4*math.Pow(n, 2./3)))
+	terms = max(3, int(density*math.Pow(n, 2./3)))
 	return longRun(centred, terms) / n, terms
 }
 
@@ -243,9 +250,9 @@ func regress(a Arm) (r regression, err error) {
 		r.rest += rest[i] * rest[i]
 		r.all += (y - r.measured) * (y - r.measured)
 	}
-	r.ofMeasured, r.terms = meanVariance(a.Measured)
-	r.ofPredicted, _ = meanVariance(a.Predicted)
-	r.ofRest, _ = meanVariance(rest)
+	r.ofMeasured, r.terms = meanVariance(a.Measured, queueTerms)
+	r.ofPredicted, _ = meanVariance(a.Predicted, queueTerms)
+	r.ofRest, _ = meanVariance(rest, queueTerms)
 	if !(r.ofMeasured > 0) {
 		return r, fmt.Errorf("%w: measured values do not vary", ErrInput)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 )
 
 const (
-	t10Pairs    = 150 // of arms
+	t10Pairs    = 400 // of arms
 	t10Requests = 300 // in an arm
 	t10Slower   = 1.03
 	t10Seed     = 1
@@ -43,8 +44,9 @@ type t10Cell struct {
 
 // controlVariateBar prints how many times fewer requests a comparison needs when it takes off what the
 // simulator says that each request would have taken anyway. The engine that is measured is the simulated
-// one with its hidden truth; predictions come from a calibration on other requests of it. Both arms have
-// arrivals of their own, and the changed one is 3 % slower in every step.
+// one with its hidden truth; predictions come from a calibration on other requests of it. A router deals
+// the requests of one stretch of the trace to both arms by chance, so each has arrivals of its own; the
+// changed one is 3 % slower in every step.
 func controlVariateBar(_ context.Context, _ string, out io.Writer) error {
 	var cells []t10Cell
 	var skipped []string
@@ -143,7 +145,7 @@ func (b *t10Bench) prepare() error {
 		return err
 	}
 	b.mostPS = float64(len(first)) / result.Elapsed.Seconds()
-	seen, err := b.serve(b.segment(0, .7), b.cost, b.truth.StepNoise, 2)
+	seen, err := b.serve(b.stretch(0, t10Requests, .7*b.mostPS), b.cost, b.truth.StepNoise, 2)
 	if err != nil {
 		return err
 	}
@@ -161,18 +163,31 @@ func (b *t10Bench) prepare() error {
 	return nil
 }
 
-// segment is an arm's worth of the trace from a request on, at a share of what the engine keeps up with.
+// stretch is so many requests of the trace from one on, at a share of what so many engines keep up with.
 // Prefixes are left out: the bar is about queues.
-func (b *t10Bench) segment(from int, share float64) []workload.Request {
-	s := slices.Clone(b.trace[from : from+t10Requests])
+func (b *t10Bench) stretch(from, n int, perSecond float64) []workload.Request {
+	s := slices.Clone(b.trace[from : from+n])
 	start := s[0].Offset
 	for i := range s {
 		s[i] = workload.Request{
-			Offset:       time.Duration(float64(s[i].Offset-start) / (share * b.mostPS)),
+			Offset:       time.Duration(float64(s[i].Offset-start) / perSecond),
 			PromptTokens: s[i].PromptTokens, OutputTokens: s[i].OutputTokens,
 		}
 	}
 	return s
+}
+
+// dealt is a stretch of the trace, dealt to two arms by chance.
+func (b *t10Bench) dealt(rng *rand.Rand, share float64) (arms [2][]workload.Request) {
+	const n = 2 * t10Requests
+	whole := b.stretch(t10Requests+rng.IntN(len(b.trace)-t10Requests-n), n, 2*share*b.mostPS)
+	for place, i := range rng.Perm(n) {
+		arms[place%2] = append(arms[place%2], whole[i])
+	}
+	for _, a := range arms {
+		slices.SortFunc(a, func(x, y workload.Request) int { return cmp.Compare(x.Offset, y.Offset) })
+	}
+	return arms
 }
 
 func (b *t10Bench) serve(trace []workload.Request, cost des.Cost, noise float64, seed uint64) ([]des.Outcome, error) {
@@ -190,32 +205,40 @@ func (s slower) StepSeconds(shape des.StepShape) float64 {
 	return t10Slower * s.Cost.StepSeconds(shape)
 }
 
-// measure compares pairs of arms at a load.
+// measure compares pairs of arms at a load. An interval is right when it holds what the change does to the
+// requests of its own stretch, which a simulation knows: it serves them with and without.
 func (b *t10Bench) measure(share float64) (c t10Cell, err error) {
 	rng := rand.New(rand.NewPCG(t10Seed, 0x10))
-	var plain, adjusted, truth []float64
-	var results []stats.Adjusted
+	var plain, adjusted []float64 // errors
 	for i := range t10Pairs {
-		changed, effect, err := b.arm(rng, share, true, uint64(4*i+10))
+		var arms [2]stats.Arm
+		var effect float64
+		for k, trace := range b.dealt(rng, share) {
+			changed, unchanged, err := b.both(trace, uint64(2*i+k+10))
+			if err != nil {
+				return c, err
+			}
+			after, _ := meanAndVariance(changed)
+			before, _ := meanAndVariance(unchanged)
+			effect += (after - before) / 2
+			arms[k].Measured = unchanged
+			if k == 0 {
+				arms[k].Measured = changed
+			}
+			predicted, err := b.serve(trace, b.known, 0, 1)
+			if err != nil {
+				return c, err
+			}
+			arms[k].Predicted = ttftOf(predicted, b.front)
+		}
+		a, err := stats.ControlVariate(arms[0], arms[1], .95)
 		if err != nil {
 			return c, err
 		}
-		unchanged, _, err := b.arm(rng, share, false, uint64(4*i+12))
-		if err != nil {
-			return c, err
-		}
-		a, err := stats.ControlVariate(changed, unchanged, .95)
-		if err != nil {
-			return c, err
-		}
-		results = append(results, a)
-		plain, adjusted, truth = append(plain, a.Plain.Value), append(adjusted, a.Adjusted.Value), append(truth, effect)
-		c.explained += a.Explained / t10Pairs
-	}
-	effect, _ := meanAndVariance(truth)
-	for _, a := range results {
+		plain, adjusted = append(plain, a.Plain.Value-effect), append(adjusted, a.Adjusted.Value-effect)
 		c.covered += count(a.Adjusted.Covers(effect))
 		c.plain += count(a.Plain.Covers(effect))
+		c.explained += a.Explained / t10Pairs
 	}
 	_, before := meanAndVariance(plain)
 	_, after := meanAndVariance(adjusted)
@@ -223,28 +246,14 @@ func (b *t10Bench) measure(share float64) (c t10Cell, err error) {
 	return c, nil
 }
 
-// arm serves a stretch of the trace of its own. For a changed arm, effect is by how much the change made
-// the mean time to first token of these very requests longer.
-func (b *t10Bench) arm(rng *rand.Rand, share float64, changed bool, seed uint64) (arm stats.Arm, effect float64, err error) {
-	trace := b.segment(t10Requests+rng.IntN(len(b.trace)-2*t10Requests), share)
+// both serves a trace by a changed and by an unchanged engine and returns the times to first token.
+func (b *t10Bench) both(trace []workload.Request, seed uint64) (changed, unchanged []float64, err error) {
 	seen, err := b.serve(trace, b.cost, b.truth.StepNoise, seed)
 	if err != nil {
-		return arm, 0, err
+		return nil, nil, err
 	}
-	calm := ttftOf(seen, 0)
-	arm.Measured = calm
-	if changed {
-		if seen, err = b.serve(trace, slower{b.cost}, b.truth.StepNoise, seed); err != nil {
-			return arm, 0, err
-		}
-		arm.Measured = ttftOf(seen, 0)
-		after, _ := meanAndVariance(arm.Measured)
-		before, _ := meanAndVariance(calm)
-		effect = after - before
-	}
-	predicted, err := b.serve(trace, b.known, 0, 1)
-	arm.Predicted = ttftOf(predicted, b.front)
-	return arm, effect, err
+	slow, err := b.serve(trace, slower{b.cost}, b.truth.StepNoise, seed)
+	return ttftOf(slow, 0), ttftOf(seen, 0), err
 }
 
 func ttftOf(outcomes []des.Outcome, front time.Duration) (v []float64) {
