@@ -88,6 +88,8 @@ func (i *instance) once(ctx context.Context, f func(context.Context, engine.Adap
 	defer i.end()
 	limited, cancel := context.WithTimeout(ctx, i.host.cfg.CallTimeout)
 	defer cancel()
+	deadline, set := ctx.Deadline()
+	callers := set && time.Until(deadline) < i.host.cfg.CallTimeout // whose deadline comes first
 	err = f(limited, p.adapter)
 	if err == nil {
 		i.succeeded()
@@ -97,6 +99,8 @@ func (i *instance) once(ctx context.Context, f func(context.Context, engine.Adap
 		return fmt.Errorf("adapter %s: %w", i.name, ctx.Err())
 	}
 	switch code := status.Code(err); {
+	case callers && code == codes.DeadlineExceeded: // the plugin's clock rang before ours
+		return fmt.Errorf("adapter %s: %w", i.name, context.DeadlineExceeded)
 	case limited.Err() != nil || code == codes.DeadlineExceeded:
 		return i.failed(p, fmt.Errorf("%w: %s said nothing for %v; it was ended and will be started anew", ErrSilent, i.name, i.host.cfg.CallTimeout))
 	case p.client.Exited() || code == codes.Unavailable:
