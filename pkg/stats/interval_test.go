@@ -74,7 +74,7 @@ func TestRatioOfMeansCovers(t *testing.T) {
 		return out
 	}
 	share := func(block int) float64 {
-		return covers(t, 200, 1.2, func(r *rand.Rand) (Interval, error) {
+		return covers(t, 120, 1.2, func(r *rand.Rand) (Interval, error) {
 			return RatioOfMeans(arm(r, 1.2), arm(r, 1), block, .95, 1)
 		})
 	}

@@ -244,7 +244,7 @@ func TestShareTest(t *testing.T) {
 
 // Ville's bound of T2, and its power, on log-normal latencies.
 func TestQuantileTestKeepsVillesBound(t *testing.T) {
-	const alpha, runs = .05, 400
+	const alpha, runs = .05, 250
 	for _, p := range []float64{.5, .95} {
 		test, err := NewQuantileTest(p, 1.1)
 		if err != nil {

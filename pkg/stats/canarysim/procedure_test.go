@@ -10,7 +10,7 @@ import (
 // and nothing harmful gets through.
 func TestWholeRollouts(t *testing.T) {
 	for _, p := range Plans {
-		runs := 160 / p.Replicas
+		runs := 80 / p.Replicas
 		outcomes := func(factor float64, deadline int) (n [canary.Fail + 1]int) {
 			ended, err := RunWhole(scenario(t, "B"), p, factor, deadline, runs, 1)
 			if err != nil {

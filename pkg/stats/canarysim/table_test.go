@@ -62,7 +62,7 @@ func TestNothingChanged(t *testing.T) {
 		runs             int
 		fast, slow, pass float64 // targets; 0 for none
 	}{
-		{"A", 150, .002, .01, .99}, {"B", 300, .01, .02, .50}, {"C", 200, .002, .02, 0}, {"E", 60, .002, .01, .90},
+		{"A", 100, .002, .01, .99}, {"B", 200, .01, .02, .50}, {"C", 150, .002, .02, 0}, {"E", 40, .002, .01, .90},
 	} {
 		t.Run(c.scenario, func(t *testing.T) {
 			cell := cellOf(t, c.scenario, Options{Factor: 1, Before: LeastBefore, Old: c.scenario == "B"}, c.runs)
@@ -87,7 +87,7 @@ func TestNothingChanged(t *testing.T) {
 
 // The worst replicas are told apart from a regression by margins from placebo, or not compared at all.
 func TestPlaceboMargins(t *testing.T) {
-	const runs = 100
+	const runs = 80
 	c := cellOf(t, "D", Options{Factor: 1, Before: FullBefore}, runs)
 	for _, row := range []Row{PlaceboMedian, PlaceboTail, PlaceboEvents} {
 		atMost(t, row.String(), c.Alarms(row), runs, .01)
@@ -103,7 +103,7 @@ func TestPlaceboMargins(t *testing.T) {
 // A change that changes something is found as soon as the design's table says, a look late at most with so
 // few runs.
 func TestDetection(t *testing.T) {
-	runs := map[string]int{"A": 60, "B": 100, "C": 60, "E": 30}
+	runs := map[string]int{"A": 40, "B": 80, "C": 40, "E": 20}
 	cells := map[string]map[float64]Cell{}
 	for _, d := range Detections {
 		if d.Scenario == "C" && testing.Short() {
